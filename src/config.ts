@@ -1,0 +1,23 @@
+/**
+ * The value of an environment variable. Handlers read theirs once, when their module loads.
+ *
+ * @throws an Error that names the variable, when it is absent or empty
+ */
+export function requireEnv(name: string): string {
+  const value = process.env[name];
+  if (value === undefined || value === '') throw new Error(`Environment variable ${name} is not set`);
+  return value;
+}
+
+/**
+ * The value of an environment variable that counts whole seconds.
+ *
+ * @throws an Error that names the variable, when it is absent or no positive whole number
+ */
+export function requireSeconds(name: string): number {
+  const value = requireEnv(name);
+  if (!/^[1-9]\d{0,8}$/.test(value)) {
+    throw new Error(`Environment variable ${name} must be a positive whole number of seconds, not '${value}'`);
+  }
+  return Number(value);
+}

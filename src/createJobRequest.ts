@@ -1,0 +1,68 @@
+import type { APIGatewayProxyEvent } from 'aws-lambda';
+import { HttpError } from './http.ts';
+import { MAX_TEXT_BYTES } from './job.ts';
+
+/**
+ * The text of a `POST /jobs`, trimmed of surrounding white space.
+ *
+ * @throws HttpError 400 or 413 that says what is wrong with it
+ */
+export function parseText(event: APIGatewayProxyEvent): string {
+  const body = parseBody(event);
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
+    throw new HttpError(400, 'Request body must be a JSON object');
+  }
+  const value: unknown = 'text' in body ? body.text : undefined;
+  if (value !== undefined && typeof value !== 'string') throw new HttpError(400, "Field 'text' must be a string");
+  const text = value?.trim() ?? '';
+  if (text === '') throw new HttpError(400, "Field 'text' is required and must not be empty");
+  // A lone surrogate has no UTF-8: DynamoDB would silently store another text.
+  if (!text.isWellFormed()) throw new HttpError(400, "Field 'text' must be well-formed Unicode");
+  if (Buffer.byteLength(text) > MAX_TEXT_BYTES) {
+    throw new HttpError(413, `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes of UTF-8`);
+  }
+  return text;
+}
+
+function parseBody(event: APIGatewayProxyEvent): unknown {
+  const { body, isBase64Encoded } = event;
+  if (body === null || body === '') return {};
+  try {
+    return JSON.parse(
+      isBase64Encoded ? new TextDecoder('utf-8', { fatal: true }).decode(Buffer.from(body, 'base64')) : body,
+    );
+  } catch {
+    // The parser's message quotes the body, so it is neither shown nor logged.
+    throw new HttpError(400, 'Invalid JSON in request body');
+  }
+}
+
+const MAX_KEY_CHARACTERS = 255;
+
+/**
+ * The key of the `Idempotency-Key` header, if there is one: a string as in the IETF draft
+ * (draft-ietf-httpapi-idempotency-key-header: printable ASCII in quotes, with `\"` and `\\`), or
+ * bare, without the quotes and without spaces.
+ *
+ * @throws HttpError 400 when it is neither, occurs twice, or has not 1 to 255 characters
+ */
+export function parseIdempotencyKey(event: APIGatewayProxyEvent): string | undefined {
+  const values = Object.entries({ ...event.headers, ...event.multiValueHeaders }).flatMap(([name, value]) =>
+    name.toLowerCase() === 'idempotency-key' ? (value ?? []) : [],
+  );
+  const [value, ...more] = values;
+  if (value === undefined) return undefined;
+  const key = more.length > 0 ? undefined : unquote(value.trim());
+  if (key === undefined || key.length < 1 || key.length > MAX_KEY_CHARACTERS) {
+    throw new HttpError(
+      400,
+      `Header 'Idempotency-Key' must be one string of 1 to ${MAX_KEY_CHARACTERS} printable ASCII characters`,
+    );
+  }
+  return key;
+}
+
+function unquote(value: string): string | undefined {
+  if (/^"(?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"$/.test(value)) return value.slice(1, -1).replace(/\\(.)/g, '$1');
+  return /^[\x21\x23-\x7e]+$/.test(value) ? value : undefined;
+}

@@ -1,0 +1,41 @@
+import { validate as isUuid } from 'uuid';
+import { documentClient } from '../aws.ts';
+import { requireEnv } from '../config.ts';
+import { HttpError, httpHandler, json } from '../http.ts';
+import { isEnded, type Job, unixSeconds } from '../job.ts';
+import { JobRepository } from '../jobRepository.ts';
+import { logger } from '../telemetry.ts';
+
+/** What the handler needs of the world. */
+export interface GetJobDependencies {
+  readonly repository: JobRepository;
+  /** Unix milliseconds. */
+  readonly clock: () => number;
+}
+
+/** `GET /jobs/{jobId}`: the job as it stands, in every state. */
+export function buildHandler({ repository, clock }: GetJobDependencies) {
+  return httpHandler(async (event) => {
+    const jobId = event.pathParameters?.['jobId'] ?? '';
+    logger.appendKeys({ jobId });
+    const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
+    if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`, { headers: NO_STORE });
+    return json(200, publicFields(job), isEnded(job) ? NO_STORE : { ...NO_STORE, 'Retry-After': '1' });
+  });
+}
+
+const NO_STORE = { 'Cache-Control': 'no-store' };
+
+/** What the API shows of a job, in the order of the original. */
+function publicFields(job: Job) {
+  const { jobId, status, text, createdAt, updatedAt } = job;
+  const fields = { jobId, status, text, createdAt, updatedAt };
+  if (job.status === 'DONE') return { ...fields, result: job.result };
+  if (job.status === 'ERROR') return { ...fields, errorMessage: job.errorMessage };
+  return fields;
+}
+
+export const handler = buildHandler({
+  repository: new JobRepository(documentClient(), requireEnv('JOBS_TABLE_NAME')),
+  clock: Date.now,
+});

@@ -1,0 +1,85 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Context } from 'aws-lambda';
+import { v4 as uuid } from 'uuid';
+import { CALL_BUDGET_MS, documentClient } from '../aws.ts';
+import { requireEnv } from '../config.ts';
+import { newLease, unixSeconds } from '../job.ts';
+import { JobRepository } from '../jobRepository.ts';
+import { runStages } from '../runStages.ts';
+import { type Stage, type StageTools, stages } from '../stages.ts';
+import { logger } from '../telemetry.ts';
+
+/** What the handler needs of the world. */
+export interface WorkerDependencies {
+  readonly repository: JobRepository;
+  readonly stages: readonly Stage[];
+  readonly pause: StageTools['pause'];
+  /** A signal that aborts after so many milliseconds. */
+  readonly abortAfter: (milliseconds: number) => AbortSignal;
+  readonly newToken: () => string;
+  /** Unix milliseconds. */
+  readonly clock: () => number;
+}
+
+/** Kept back from the function's time: enough to write the end, and to give the lease back if that fails. */
+const RESERVE_MS = 2 * CALL_BUDGET_MS;
+
+/**
+ * Runs one job. Lambda delivers its event at least once, and again after a failure; the claim
+ * decides who runs. Every event stays responsible for its job until it has seen the job ended (or
+ * gone): where it finds the lease of another attempt live, it fails, and Lambda brings it back when
+ * that lease is over. So no event disappears on the word of an attempt that may yet die.
+ *
+ * @throws whatever went wrong around the stages; Lambda then tries again, and keeps what it gives up on
+ */
+export function buildHandler(dependencies: WorkerDependencies) {
+  const { repository, stages, pause, abortAfter, newToken, clock } = dependencies;
+
+  return async (event: unknown, context: Context): Promise<void> => {
+    logger.resetKeys();
+    logger.addContext(context);
+    const jobId = parseJobId(event);
+    logger.appendKeys({ jobId });
+    const started = clock();
+    const remaining = context.getRemainingTimeInMillis();
+    const signal = abortAfter(Math.max(0, remaining - RESERVE_MS));
+    const lease = newLease(newToken(), started + remaining);
+
+    const claim = await repository.claim(jobId, lease, unixSeconds(started));
+    if (claim.outcome !== 'claimed') {
+      logger.warn('Claim refused', { outcome: claim.outcome });
+      if (claim.outcome === 'held') throw new Error(`Job ${jobId} is held by another attempt`);
+      return;
+    }
+    logger.appendKeys({ attempt: claim.job.attempt });
+
+    try {
+      const end = await runStages(stages, claim.job.text, { pause, signal, clock });
+      const stored = await repository.end(jobId, lease, end, unixSeconds(clock()));
+      if (stored === undefined) throw new Error(`Job ${jobId} is no longer held by this attempt`);
+      logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
+    } catch (error) {
+      logger.error('Attempt failed', { outcome: 'failed', durationMs: clock() - started, error });
+      // The attempt's own failure is what matters; where the lease stays, it runs out by itself.
+      await repository.release(jobId, lease, unixSeconds(clock())).catch(() => undefined);
+      throw error;
+    }
+  };
+}
+
+/** @throws an Error, so that Lambda keeps an event that is not ours where an operator finds it */
+function parseJobId(event: unknown): string {
+  if (typeof event === 'object' && event !== null && 'jobId' in event && typeof event.jobId === 'string') {
+    return event.jobId;
+  }
+  throw new Error('Event must be {"jobId": "<id>"}');
+}
+
+export const handler = buildHandler({
+  repository: new JobRepository(documentClient(), requireEnv('JOBS_TABLE_NAME')),
+  stages,
+  pause: (milliseconds, signal) => sleep(milliseconds, undefined, { signal }),
+  abortAfter: (milliseconds) => AbortSignal.timeout(milliseconds),
+  newToken: () => uuid(),
+  clock: Date.now,
+});
