@@ -1,5 +1,5 @@
 import type { APIGatewayProxyEvent, APIGatewayProxyResult, Context } from 'aws-lambda';
-import { logger } from './telemetry.ts';
+import { logger, observed } from './telemetry.ts';
 
 type Headers = Readonly<Record<string, string>>;
 
@@ -32,18 +32,17 @@ export function json(status: number, body: object, headers: Headers = {}): APIGa
 export function httpHandler(
   answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
 ): (event: APIGatewayProxyEvent, context: Context) => Promise<APIGatewayProxyResult> {
-  return async (event, context) => {
-    logger.resetKeys();
-    logger.addContext(context);
-    try {
-      return await answer(event);
-    } catch (error) {
-      if (error instanceof HttpError) {
-        if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
-        return json(error.status, { error: error.message }, error.headers);
+  return (event, context) =>
+    observed(context, async () => {
+      try {
+        return await answer(event);
+      } catch (error) {
+        if (error instanceof HttpError) {
+          if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
+          return json(error.status, { error: error.message }, error.headers);
+        }
+        logger.error('Internal server error', { outcome: 500, error });
+        return json(500, { error: 'Internal server error' });
       }
-      logger.error('Internal server error', { outcome: 500, error });
-      return json(500, { error: 'Internal server error' });
-    }
-  };
+    });
 }

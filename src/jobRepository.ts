@@ -8,6 +8,7 @@ import {
 } from '@aws-sdk/lib-dynamodb';
 import { type End, isExpired, type Job, type Lease, lapseOf, phaseOf } from './job.ts';
 import { parseJob } from './jobRecord.ts';
+import { countEnd, logger } from './telemetry.ts';
 
 /** What a claim comes to. `held`: the lease of another attempt is live, and that attempt may yet die. */
 export type Claim =
@@ -68,9 +69,11 @@ export class JobRepository {
   /**
    * Takes back what {@link create} did, for a POST that could not start the worker. The job goes
    * when no other POST has accepted it and no worker has claimed it.
+   *
+   * @returns the job, where a worker has claimed it
    */
-  async withdraw(jobId: string, acceptToken: string): Promise<void> {
-    const withdrawn = await unlessRefused(
+  async withdraw(jobId: string, acceptToken: string, now: number): Promise<Job | undefined> {
+    const isWithdrawn = await unlessRefused(
       this.#client.send(
         new UpdateCommand({
           TableName: this.#table,
@@ -82,7 +85,10 @@ export class JobRepository {
         }),
       ),
     );
-    if (!withdrawn) return;
+    if (!isWithdrawn) {
+      const job = await this.find(jobId, now);
+      return job?.status === 'PENDING' ? undefined : job;
+    }
     // An empty set is no set: a PENDING job without one is nobody's promise.
     await unlessRefused(
       this.#client.send(
@@ -95,6 +101,7 @@ export class JobRepository {
         }),
       ),
     );
+    return undefined;
   }
 
   /**
@@ -111,7 +118,7 @@ export class JobRepository {
     if (isExpired(job, now)) return undefined;
     if (phaseOf(job, now) !== 'lapsed') return job;
     const { endedAt, errorMessage } = lapseOf(job);
-    await unlessRefused(
+    const isWritten = await unlessRefused(
       this.#client.send(
         new UpdateCommand({
           TableName: this.#table,
@@ -131,6 +138,10 @@ export class JobRepository {
         }),
       ),
     );
+    if (isWritten) {
+      countEnd('ERROR', job, endedAt);
+      logger.error('Job lapsed', { attempt: job.attempt, outcome: 'ERROR', error: errorMessage });
+    }
     return this.find(jobId, now);
   }
 

@@ -1,5 +1,6 @@
 import { createHmac } from 'node:crypto';
 import { v4 as uuid } from 'uuid';
+import { acceptJob } from '../acceptJob.ts';
 import { documentClient, workerStarter } from '../aws.ts';
 import { requireEnv, requireSeconds } from '../config.ts';
 import { parseIdempotencyKey, parseText } from '../createJobRequest.ts';
@@ -15,17 +16,14 @@ export interface CreateJobDependencies {
   readonly startWorker: (jobId: string) => Promise<void>;
   /** Seconds, as in template.yaml. */
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
-  /** Secret enough that nobody outside can make a job's id from its idempotency key. */
+  /** Nobody outside knows it, so that nobody can make a job's id from its idempotency key. */
   readonly idNamespace: string;
   readonly newId: () => string;
   /** Unix milliseconds. */
   readonly clock: () => number;
 }
 
-/**
- * `POST /jobs`: the record first, then the event. A 202 is a promise: both are there. Any other
- * answer takes back what is there, so that nothing runs that nobody was told of.
- */
+/** `POST /jobs`: accepts a job, and answers before it runs. */
 export function buildHandler(dependencies: CreateJobDependencies) {
   const { repository, startWorker, lifetimes, idNamespace, newId, clock } = dependencies;
 
@@ -34,58 +32,26 @@ export function buildHandler(dependencies: CreateJobDependencies) {
     const idempotencyKey = parseIdempotencyKey(event);
     const jobId = idempotencyKey === undefined ? newId() : idFromKey(idempotencyKey, idNamespace);
     logger.appendKeys({ jobId });
-    const acceptToken = newId();
 
-    const accepted = (status: string) =>
-      json(
-        202,
-        { jobId, status, message: 'Job accepted. Poll GET /jobs/{jobId} for status updates.' },
-        { Location: `${event.requestContext.path.replace(/\/$/, '')}/${jobId}`, 'Retry-After': '1' },
-      );
+    const job = newJob(jobId, text, unixSeconds(clock()), lifetimes);
+    const acceptance = await acceptJob(repository, startWorker, job, newId());
+    logger.info('POST answered', { outcome: acceptance.outcome });
 
-    const create = async () => {
-      try {
-        return await repository.create(newJob(jobId, text, unixSeconds(clock()), lifetimes), acceptToken);
-      } catch (error) {
-        await withdraw();
-        throw error;
+    switch (acceptance.outcome) {
+      case 'accepted': {
+        const message = 'Job accepted. Poll GET /jobs/{jobId} for status updates.';
+        // The path as the client sees it: behind API Gateway with the stage in front.
+        const location = `${event.requestContext.path.replace(/\/$/, '')}/${jobId}`;
+        return json(202, { jobId, status: acceptance.status, message }, { Location: location, 'Retry-After': '1' });
       }
-    };
-
-    const withdraw = async () => {
-      try {
-        await repository.withdraw(jobId, acceptToken);
-      } catch (error) {
-        // The job's deadline ends what is left, and the same idempotency key starts it again.
-        logger.error('Job could not be withdrawn', { outcome: 'left behind', error });
-      }
-    };
-
-    if (await create()) {
-      try {
-        await startWorker(jobId);
-        logger.info('Job accepted', { outcome: 'accepted' });
-        return accepted('PENDING');
-      } catch (error) {
-        await withdraw();
-        // Only the answer was lost: the event is there, and a worker has the job.
-        const job = await repository.find(jobId, unixSeconds(clock()));
-        if (job !== undefined && job.status !== 'PENDING') return accepted(job.status);
-        throw unavailable(error);
-      }
+      case 'otherText':
+        throw new HttpError(422, "Header 'Idempotency-Key' was used before with another text");
+      case 'notStarted':
+        throw new HttpError(503, 'The job could not be started; please try again', {
+          headers: { 'Retry-After': '1' },
+          cause: acceptance.cause,
+        });
     }
-
-    const job = await repository.find(jobId, unixSeconds(clock()));
-    if (job === undefined) throw unavailable('another request with this idempotency key just withdrew its job');
-    if (job.text !== text) throw new HttpError(422, "Header 'Idempotency-Key' was used before with another text");
-    return accepted(job.status);
-  });
-}
-
-function unavailable(cause: unknown): HttpError {
-  return new HttpError(503, 'The job could not be started; please try again', {
-    headers: { 'Retry-After': '1' },
-    cause,
   });
 }
 

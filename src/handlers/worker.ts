@@ -7,7 +7,7 @@ import { newLease, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { runStages } from '../runStages.ts';
 import { type Stage, type StageTools, stages } from '../stages.ts';
-import { logger } from '../telemetry.ts';
+import { count, countAttempt, countEnd, logger, observed } from '../telemetry.ts';
 
 /** What the handler needs of the world. */
 export interface WorkerDependencies {
@@ -35,36 +35,40 @@ const RESERVE_MS = 2 * CALL_BUDGET_MS;
 export function buildHandler(dependencies: WorkerDependencies) {
   const { repository, stages, pause, abortAfter, newToken, clock } = dependencies;
 
-  return async (event: unknown, context: Context): Promise<void> => {
-    logger.resetKeys();
-    logger.addContext(context);
-    const jobId = parseJobId(event);
-    logger.appendKeys({ jobId });
-    const started = clock();
-    const remaining = context.getRemainingTimeInMillis();
-    const signal = abortAfter(Math.max(0, remaining - RESERVE_MS));
-    const lease = newLease(newToken(), started + remaining);
+  return (event: unknown, context: Context): Promise<void> =>
+    observed(context, async () => {
+      const jobId = parseJobId(event);
+      logger.appendKeys({ jobId });
+      const started = clock();
+      const remaining = context.getRemainingTimeInMillis();
+      const signal = abortAfter(Math.max(0, remaining - RESERVE_MS));
+      const lease = newLease(newToken(), started + remaining);
 
-    const claim = await repository.claim(jobId, lease, unixSeconds(started));
-    if (claim.outcome !== 'claimed') {
-      logger.warn('Claim refused', { outcome: claim.outcome });
-      if (claim.outcome === 'held') throw new Error(`Job ${jobId} is held by another attempt`);
-      return;
-    }
-    logger.appendKeys({ attempt: claim.job.attempt });
+      const claim = await repository.claim(jobId, lease, unixSeconds(started));
+      if (claim.outcome !== 'claimed') {
+        count('ClaimsRefused');
+        logger.warn('Claim refused', { outcome: claim.outcome });
+        if (claim.outcome === 'held') throw new Error(`Job ${jobId} is held by another attempt`);
+        return;
+      }
+      const { job } = claim;
+      logger.appendKeys({ attempt: job.attempt });
+      countAttempt(job, unixSeconds(started));
 
-    try {
-      const end = await runStages(stages, claim.job.text, { pause, signal, clock });
-      const stored = await repository.end(jobId, lease, end, unixSeconds(clock()));
-      if (stored === undefined) throw new Error(`Job ${jobId} is no longer held by this attempt`);
-      logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
-    } catch (error) {
-      logger.error('Attempt failed', { outcome: 'failed', durationMs: clock() - started, error });
-      // The attempt's own failure is what matters; where the lease stays, it runs out by itself.
-      await repository.release(jobId, lease, unixSeconds(clock())).catch(() => undefined);
-      throw error;
-    }
-  };
+      try {
+        const end = await runStages(stages, job.text, { pause, signal, clock });
+        const endedAt = unixSeconds(clock());
+        const stored = await repository.end(jobId, lease, end, endedAt);
+        if (stored === undefined) throw new Error(`Job ${jobId} is no longer held by this attempt`);
+        countEnd(stored.status, job, endedAt);
+        logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
+      } catch (error) {
+        logger.error('Attempt failed', { outcome: 'failed', durationMs: clock() - started, error });
+        // The attempt's own failure is what matters; where the lease stays, it runs out by itself.
+        await repository.release(jobId, lease, unixSeconds(clock())).catch(() => undefined);
+        throw error;
+      }
+    });
 }
 
 /** @throws an Error, so that Lambda keeps an event that is not ours where an operator finds it */
