@@ -26,15 +26,20 @@ export function json(status: number, body: object, headers: Headers = {}): APIGa
 }
 
 /**
- * The edge of the HTTP API: the one place where an error becomes an answer. An {@link HttpError}
- * says its own; anything else is ours, logged with its cause, and a 500 that tells nothing of it.
+ * The edge of the HTTP API, for one method of one path: the one place where an error becomes an
+ * answer. An {@link HttpError} says its own; anything else is ours, logged with its cause, and a
+ * 500 that tells nothing of it.
  */
 export function httpHandler(
+  method: string,
   answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
 ): (event: APIGatewayProxyEvent, context: Context) => Promise<APIGatewayProxyResult> {
   return (event, context) =>
     observed(context, async () => {
       try {
+        if (event.httpMethod !== method) {
+          throw new HttpError(405, `Method ${event.httpMethod} is not allowed`, { headers: { Allow: method } });
+        }
         return await answer(event);
       } catch (error) {
         if (error instanceof HttpError) {

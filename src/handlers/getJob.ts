@@ -15,7 +15,7 @@ export interface GetJobDependencies {
 
 /** `GET /jobs/{jobId}`: the job as it stands, in every state. */
 export function buildHandler({ repository, clock }: GetJobDependencies) {
-  return httpHandler(async (event) => {
+  return httpHandler('GET', async (event) => {
     const jobId = event.pathParameters?.['jobId'] ?? '';
     logger.appendKeys({ jobId });
     const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
