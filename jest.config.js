@@ -1,8 +1,8 @@
 const common = {
   testEnvironment: 'node',
   transform: { '^.+\\.[jt]s$': ['@swc/jest', { jsc: { target: 'es2024', parser: { syntax: 'typescript' } } }] },
-  // uuid comes as ES modules only.
-  transformIgnorePatterns: ['/node_modules/(?!uuid/)'],
+  // These come as ES modules only.
+  transformIgnorePatterns: ['/node_modules/(?!uuid/|@apidevtools/)'],
 };
 
 /** @type {import('jest').Config} */
@@ -18,4 +18,5 @@ export default {
   ],
   collectCoverageFrom: ['src/**/*.ts'],
   coverageProvider: 'v8',
+  coverageThreshold: { global: { statements: 100, branches: 100, functions: 100, lines: 100 } },
 };

@@ -3,7 +3,7 @@ import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';
 
 const MAX_ATTEMPTS = 2;
-const REQUEST_TIMEOUT_MS = 2500;
+const REQUEST_TIMEOUT_MS = 2000;
 const BACKOFF_MS = 500;
 
 /**
@@ -24,7 +24,7 @@ const options = {
 
 /** A client for the jobs table. Endpoint, region and credentials come from the environment. */
 export function documentClient(): DynamoDBDocumentClient {
-  return DynamoDBDocumentClient.from(new DynamoDBClient(options), { marshallOptions: { removeUndefinedValues: true } });
+  return DynamoDBDocumentClient.from(new DynamoDBClient(options));
 }
 
 /**
@@ -42,6 +42,8 @@ export function workerStarter(functionName: string): (jobId: string) => Promise<
         InvocationType: 'Event',
         Payload: JSON.stringify({ jobId }),
       }),
+      // A throttled Lambda may ask for a longer pause before the retry than the budget has.
+      { abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) },
     );
   };
 }

@@ -29,25 +29,37 @@ export function json(status: number, body: object, headers: Headers = {}): APIGa
  * The edge of the HTTP API, for one method of one path: the one place where an error becomes an
  * answer. An {@link HttpError} says its own; anything else is ours, logged with its cause, and a
  * 500 that tells nothing of it.
+ *
+ * @param headers go with every answer
  */
 export function httpHandler(
   method: string,
+  headers: Headers,
   answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
 ): (event: APIGatewayProxyEvent, context: Context) => Promise<APIGatewayProxyResult> {
   return (event, context) =>
     observed(context, async () => {
-      try {
-        if (event.httpMethod !== method) {
-          throw new HttpError(405, `Method ${event.httpMethod} is not allowed`, { headers: { Allow: method } });
-        }
-        return await answer(event);
-      } catch (error) {
-        if (error instanceof HttpError) {
-          if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
-          return json(error.status, { error: error.message }, error.headers);
-        }
-        logger.error('Internal server error', { outcome: 500, error });
-        return json(500, { error: 'Internal server error' });
-      }
+      const { headers: own, ...result } = await answerOrError(event, method, answer);
+      return { ...result, headers: { ...own, ...headers } };
     });
+}
+
+async function answerOrError(
+  event: APIGatewayProxyEvent,
+  method: string,
+  answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
+): Promise<APIGatewayProxyResult> {
+  try {
+    if (event.httpMethod !== method) {
+      throw new HttpError(405, `Method ${event.httpMethod} is not allowed`, { headers: { Allow: method } });
+    }
+    return await answer(event);
+  } catch (error) {
+    if (error instanceof HttpError) {
+      if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
+      return json(error.status, { error: error.message }, error.headers);
+    }
+    logger.error('Internal server error', { outcome: 500, error });
+    return json(500, { error: 'Internal server error' });
+  }
 }

@@ -32,16 +32,18 @@ export function parseJob(item: unknown): Job {
 type Attributes = { readonly [name: string]: unknown };
 
 function isObject(value: unknown): value is Attributes {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype;
 }
 
 function isJson(value: unknown): value is Json {
   if (Array.isArray(value)) return value.every(isJson);
   if (isObject(value)) return Object.values(value).every(isJson);
-  return value === null || ['string', 'number', 'boolean'].includes(typeof value);
+  if (typeof value === 'number') return Math.abs(value) <= Number.MAX_SAFE_INTEGER;
+  return value === null || typeof value === 'string' || typeof value === 'boolean';
 }
 
-function isStageResult(value: unknown): value is StageResult {
+/** Whether a stage's answer is a plain object that the table can hold: the document client refuses other numbers. */
+export function isStageResult(value: unknown): value is StageResult {
   return isObject(value) && typeof value['stage'] === 'string' && isJson(value);
 }
 

@@ -33,7 +33,7 @@ export class JobRepository {
 
   /**
    * Puts a new job in, accepted by the POST that `acceptToken` stands for. Where a PENDING job with
-   * the same id and text is there already, this POST accepts that one too: it may come from a POST
+   * the same id and text is there already, this POST accepts that one too (`acceptedBy`, until a claim): it may come from a POST
    * that died before it started the worker, or from the SDK's own first try.
    *
    * @returns false when the id is taken by a job with another text or beyond PENDING
@@ -58,9 +58,14 @@ export class JobRepository {
           TableName: this.#table,
           Key: { jobId: job.jobId },
           UpdateExpression: 'ADD acceptedBy :accepted',
-          ConditionExpression: '#status = :pending AND #text = :text',
+          ConditionExpression: '#status = :pending AND #text = :text AND deadline > :now',
           ExpressionAttributeNames: { '#status': 'status', '#text': 'text' },
-          ExpressionAttributeValues: { ':accepted': accepted, ':pending': 'PENDING', ':text': job.text },
+          ExpressionAttributeValues: {
+            ':accepted': accepted,
+            ':pending': 'PENDING',
+            ':text': job.text,
+            ':now': job.createdAt,
+          },
         }),
       ),
     );
@@ -85,23 +90,24 @@ export class JobRepository {
         }),
       ),
     );
-    if (!isWithdrawn) {
-      const job = await this.find(jobId, now);
-      return job?.status === 'PENDING' ? undefined : job;
+    if (isWithdrawn) {
+      // An empty set is no set: a PENDING job without one is nobody's promise.
+      const isDeleted = await unlessRefused(
+        this.#client.send(
+          new DeleteCommand({
+            TableName: this.#table,
+            Key: { jobId },
+            ConditionExpression: '#status = :pending AND attribute_not_exists(acceptedBy)',
+            ExpressionAttributeNames: { '#status': 'status' },
+            ExpressionAttributeValues: { ':pending': 'PENDING' },
+          }),
+        ),
+      );
+      if (isDeleted) return undefined;
     }
-    // An empty set is no set: a PENDING job without one is nobody's promise.
-    await unlessRefused(
-      this.#client.send(
-        new DeleteCommand({
-          TableName: this.#table,
-          Key: { jobId },
-          ConditionExpression: '#status = :pending AND attribute_not_exists(acceptedBy)',
-          ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: { ':pending': 'PENDING' },
-        }),
-      ),
-    );
-    return undefined;
+    // A worker may have claimed it before either step.
+    const job = await this.find(jobId, now);
+    return job?.status === 'PENDING' ? undefined : job;
   }
 
   /**
@@ -124,7 +130,7 @@ export class JobRepository {
           TableName: this.#table,
           Key: { jobId },
           UpdateExpression:
-            'SET #status = :error, errorMessage = :errorMessage, updatedAt = :endedAt REMOVE leaseToken',
+            'SET #status = :error, errorMessage = :errorMessage, updatedAt = :endedAt REMOVE leaseToken, acceptedBy',
           // The job is still the one that lapsed. Refused: it moved meanwhile, or the first try landed.
           ConditionExpression: '#status = :status AND attempt = :attempt',
           ExpressionAttributeNames: { '#status': 'status' },
@@ -153,7 +159,7 @@ export class JobRepository {
           TableName: this.#table,
           Key: { jobId },
           UpdateExpression:
-            'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt',
+            'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt REMOVE acceptedBy',
           ConditionExpression:
             '(#status = :pending OR (#status = :inProgress AND leaseExpiresAt <= :now)) AND attempt < maxAttempts AND deadline > :now',
           ExpressionAttributeNames: { '#status': 'status' },

@@ -1,4 +1,5 @@
 import type { End, StageResult } from './job.ts';
+import { isStageResult } from './jobRecord.ts';
 import type { Stage, StageTools } from './stages.ts';
 import { logger } from './telemetry.ts';
 
@@ -18,7 +19,9 @@ export async function runStages(
   for (const { name, run } of stages) {
     const started = clock();
     try {
-      result[name] = await orAbort(run(text, { pause, signal }), signal);
+      const answer: unknown = await orAbort(run(text, { pause, signal }), signal);
+      if (!isStageResult(answer)) throw new Error(`Stage '${name}' answered what cannot be stored`);
+      result[name] = answer;
       logger.info('Stage done', { stage: name, outcome: 'done', durationMs: clock() - started });
     } catch (error) {
       logger.error('Stage failed', {

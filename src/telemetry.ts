@@ -32,12 +32,22 @@ export function countEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): v
   metrics.addMetric('TimeToEnd', MetricUnit.Seconds, Math.max(0, endedAt - job.createdAt));
 }
 
-/** One invocation: its logs carry its request id and nothing of the one before, and its metrics are sent. */
+/**
+ * One invocation: its logs carry its request id and nothing of the one before, its failure is
+ * logged, and its metrics are sent.
+ *
+ * @throws what `work` throws
+ */
 export async function observed<T>(context: Context, work: () => Promise<T>): Promise<T> {
   logger.resetKeys();
   logger.addContext(context);
+  const started = performance.now();
   try {
     return await work();
+  } catch (error) {
+    const durationMs = Math.round(performance.now() - started);
+    logger.error('Invocation failed', { outcome: 'failed', durationMs, error });
+    throw error;
   } finally {
     if (metrics.hasStoredMetrics()) metrics.publishStoredMetrics();
   }

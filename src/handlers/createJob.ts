@@ -27,7 +27,7 @@ export interface CreateJobDependencies {
 export function buildHandler(dependencies: CreateJobDependencies) {
   const { repository, startWorker, lifetimes, idNamespace, newId, clock } = dependencies;
 
-  return httpHandler('POST', async (event) => {
+  return httpHandler('POST', {}, async (event) => {
     const text = parseText(event);
     const idempotencyKey = parseIdempotencyKey(event);
     const jobId = idempotencyKey === undefined ? newId() : idFromKey(idempotencyKey, idNamespace);

@@ -15,16 +15,14 @@ export interface GetJobDependencies {
 
 /** `GET /jobs/{jobId}`: the job as it stands, in every state. */
 export function buildHandler({ repository, clock }: GetJobDependencies) {
-  return httpHandler('GET', async (event) => {
+  return httpHandler('GET', { 'Cache-Control': 'no-store' }, async (event) => {
     const jobId = event.pathParameters?.['jobId'] ?? '';
     logger.appendKeys({ jobId });
     const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
-    if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`, { headers: NO_STORE });
-    return json(200, publicFields(job), isEnded(job) ? NO_STORE : { ...NO_STORE, 'Retry-After': '1' });
+    if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`);
+    return json(200, publicFields(job), isEnded(job) ? {} : { 'Retry-After': '1' });
   });
 }
-
-const NO_STORE = { 'Cache-Control': 'no-store' };
 
 /** What the API shows of a job, in the order of the original. */
 function publicFields(job: Job) {

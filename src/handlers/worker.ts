@@ -44,11 +44,18 @@ export function buildHandler(dependencies: WorkerDependencies) {
       const signal = abortAfter(Math.max(0, remaining - RESERVE_MS));
       const lease = newLease(newToken(), started + remaining);
 
-      const claim = await repository.claim(jobId, lease, unixSeconds(started));
+      // The failure itself is what matters; where the lease stays, it runs out by itself.
+      const giveBack = () => repository.release(jobId, lease, unixSeconds(clock())).catch(() => undefined);
+
+      const claim = await repository.claim(jobId, lease, unixSeconds(started)).catch(async (error: unknown) => {
+        // The claim may have landed, and only its answer been lost.
+        await giveBack();
+        throw error;
+      });
       if (claim.outcome !== 'claimed') {
         count('ClaimsRefused');
-        logger.warn('Claim refused', { outcome: claim.outcome });
         if (claim.outcome === 'held') throw new Error(`Job ${jobId} is held by another attempt`);
+        logger.warn('Claim refused', { outcome: claim.outcome });
         return;
       }
       const { job } = claim;
@@ -63,9 +70,7 @@ export function buildHandler(dependencies: WorkerDependencies) {
         countEnd(stored.status, job, endedAt);
         logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
       } catch (error) {
-        logger.error('Attempt failed', { outcome: 'failed', durationMs: clock() - started, error });
-        // The attempt's own failure is what matters; where the lease stays, it runs out by itself.
-        await repository.release(jobId, lease, unixSeconds(clock())).catch(() => undefined);
+        await giveBack();
         throw error;
       }
     });

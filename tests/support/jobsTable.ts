@@ -1,0 +1,79 @@
+import { once } from 'node:events';
+import {
+  CreateTableCommand,
+  type CreateTableCommandInput,
+  DynamoDBClient,
+  waitUntilTableExists,
+} from '@aws-sdk/client-dynamodb';
+import { DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dynamodb';
+import dynalite from 'dynalite';
+
+/** The table's shape in template.yaml; tests/template.test.ts holds the two together. */
+export const TABLE = {
+  BillingMode: 'PAY_PER_REQUEST',
+  AttributeDefinitions: [{ AttributeName: 'jobId', AttributeType: 'S' }],
+  KeySchema: [{ AttributeName: 'jobId', KeyType: 'HASH' }],
+} satisfies Omit<CreateTableCommandInput, 'TableName'>;
+
+/** Stands between a client and the network: may delay a request, send it again, or lose its answer. */
+export type Wire = <T>(command: string, send: () => Promise<T>) => Promise<T>;
+
+/** The jobs table on a DynamoDB in this process. */
+export interface JobsTable {
+  readonly name: string;
+  /** A client of its own, set up like the product's. */
+  connect(wire?: Wire): DynamoDBDocumentClient;
+  /** Puts an item in as it is, without any condition. */
+  put(item: object): Promise<void>;
+  /** The item as it is; undefined when there is none. */
+  read(jobId: string): Promise<Record<string, unknown> | undefined>;
+  stop(): void;
+}
+
+/** Starts one, with an empty table. */
+export async function startJobsTable(): Promise<JobsTable> {
+  const name = 'JobsTable';
+  const server = dynalite({ createTableMs: 0 }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The server has no port');
+
+  const open = () =>
+    new DynamoDBClient({
+      endpoint: `http://127.0.0.1:${address.port}`,
+      region: 'us-east-1',
+      credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+    });
+  const clients: DynamoDBClient[] = [];
+  const connect = (wire?: Wire) => {
+    const client = open();
+    clients.push(client);
+    if (wire !== undefined) {
+      client.middlewareStack.add(
+        (next, context) => (args) => wire(String(context['commandName']), async () => await next(args)),
+        { step: 'finalizeRequest', priority: 'low', name: 'wire' },
+      );
+    }
+    return DynamoDBDocumentClient.from(client, { marshallOptions: { removeUndefinedValues: true } });
+  };
+
+  const direct = connect();
+  await direct.send(new CreateTableCommand({ TableName: name, ...TABLE }));
+  await waitUntilTableExists({ client: direct, maxWaitTime: 5, minDelay: 1, maxDelay: 1 }, { TableName: name });
+
+  return {
+    name,
+    connect,
+    async put(item) {
+      await direct.send(new PutCommand({ TableName: name, Item: { ...item } }));
+    },
+    async read(jobId) {
+      return (await direct.send(new GetCommand({ TableName: name, Key: { jobId }, ConsistentRead: true }))).Item;
+    },
+    stop() {
+      for (const client of clients) client.destroy();
+      server.close();
+      server.closeAllConnections();
+    },
+  };
+}

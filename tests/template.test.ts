@@ -1,0 +1,136 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from '@jest/globals';
+import { CALL_BUDGET_MS } from '../src/aws.ts';
+import { MAX_ATTEMPTS } from '../src/job.ts';
+import { TABLE } from './support/jobsTable.ts';
+import { at, nodeAt, readTemplate } from './support/template.ts';
+
+const template = readTemplate();
+const properties = (resource: string) => nodeAt(template, 'Resources', resource, 'Properties');
+const variablesOf = (name: string) => ({
+  ...nodeAt(template, 'Globals', 'Function', 'Environment', 'Variables'),
+  ...nodeAt(properties(name), 'Environment', 'Variables'),
+});
+const sourceOf = (handler: string) => readFileSync(join(__dirname, '../src/handlers', `${handler}.ts`), 'utf8');
+
+/** The most calls, one after the other, that createJob makes: put, accept, invoke, and the two of a withdrawal. */
+const CREATE_JOB_CALLS = 6;
+/** The most that getJob makes: read, end what has lapsed, read. */
+const GET_JOB_CALLS = 3;
+
+describe.each([
+  ['CreateJobFunction', 'createJob'],
+  ['WorkerFunction', 'worker'],
+  ['GetJobFunction', 'getJob'],
+])('%s', (name, handler) => {
+  test('is given every variable that its handler requires, and its own handler', () => {
+    const required = [...sourceOf(handler).matchAll(/require(?:Env|Seconds)\('(\w+)'\)/g)].map(
+      ([, variable]) => variable,
+    );
+    expect(required).not.toEqual([]);
+    expect(Object.keys(variablesOf(name))).toEqual(expect.arrayContaining(required));
+    expect(properties(name)).toMatchObject({ Handler: `${handler}.handler` });
+    expect(at(template, 'Resources', name, 'Metadata', 'BuildProperties', 'EntryPoints')).toEqual([
+      `handlers/${handler}.ts`,
+    ]);
+  });
+
+  test('is given no variable of ours that its handler does not read', () => {
+    const ours = Object.keys(variablesOf(name)).filter((variable) => !/^(AWS|POWERTOOLS)_/.test(variable));
+    expect(ours.filter((variable) => !sourceOf(handler).includes(`'${variable}'`))).toEqual([]);
+  });
+
+  test('logs to the stack’s own group', () => {
+    expect(at(template, 'Globals', 'Function', 'LoggingConfig', 'LogGroup')).toEqual({ Ref: 'LogGroup' });
+    expect(nodeAt(properties(name), 'LoggingConfig')).toEqual({});
+  });
+});
+
+test('the table is what the tests take for it, and forgets jobs when they expire', () => {
+  expect(properties('JobsTable')).toMatchObject({
+    ...TABLE,
+    TimeToLiveSpecification: { AttributeName: 'expiresAt', Enabled: true },
+  });
+});
+
+test('Lambda tries an event as often as a job may be attempted', () => {
+  expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'MaximumRetryAttempts')).toBe(MAX_ATTEMPTS - 1);
+});
+
+test('events that Lambda gives up on are kept, encrypted, for 14 days', () => {
+  expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'DestinationConfig', 'OnFailure')).toEqual({
+    Type: 'SQS',
+    Destination: { 'Fn::GetAtt': ['FailedEventsQueue', 'Arn'] },
+  });
+  expect(properties('FailedEventsQueue')).toMatchObject({
+    MessageRetentionPeriod: 14 * 24 * 60 * 60,
+    SqsManagedSseEnabled: true,
+  });
+});
+
+test('a job’s deadline is made of the same parameters as the time-out and the age of its event', () => {
+  const timeout = { Ref: 'WorkerTimeoutSeconds' };
+  const age = { Ref: 'WorkerMaxEventAgeSeconds' };
+  expect(properties('WorkerFunction')).toMatchObject({
+    Timeout: timeout,
+    EventInvokeConfig: { MaximumEventAgeInSeconds: age },
+  });
+  expect(variablesOf('CreateJobFunction')).toMatchObject({
+    WORKER_TIMEOUT_SECONDS: timeout,
+    WORKER_MAX_EVENT_AGE_SECONDS: age,
+  });
+});
+
+test('the stages always have time beside what the worker keeps back for two calls', () => {
+  expect(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')).toBeGreaterThan((2 * CALL_BUDGET_MS) / 1000);
+});
+
+test('createJob and getJob answer for themselves, however slow each call is, before Lambda or API Gateway cut in', () => {
+  for (const [name, calls] of [
+    ['CreateJobFunction', CREATE_JOB_CALLS],
+    ['GetJobFunction', GET_JOB_CALLS],
+  ] as const) {
+    const timeout = at(properties(name), 'Timeout');
+    expect(timeout).toBeGreaterThan((calls * CALL_BUDGET_MS) / 1000);
+    expect(timeout).toBeLessThan(29);
+  }
+});
+
+test('ids made from idempotency keys depend on what only the deployment knows', () => {
+  expect(variablesOf('CreateJobFunction')).toMatchObject({ JOB_ID_NAMESPACE: { Ref: 'AWS::StackId' } });
+});
+
+test('the bundles resolve their credentials by the module that stands in for the SDK’s chain', () => {
+  for (const name of ['CreateJobFunction', 'WorkerFunction', 'GetJobFunction']) {
+    expect(at(template, 'Resources', name, 'Metadata', 'BuildProperties')).toMatchObject({
+      Format: 'cjs',
+      MainFields: 'module,main',
+      Alias: ['@aws-sdk/credential-provider-node=./lambdaCredentials.ts'],
+    });
+  }
+});
+
+test('every action is allowed on one resource, but where AWS knows none', () => {
+  for (const role of ['CreateJobRole', 'WorkerRole', 'GetJobRole']) {
+    const policies = JSON.stringify(properties(role));
+    const statements = [...policies.matchAll(/"Action":(\[[^\]]*\]|"[^"]*"),"Resource":("[^"]*"|\{[^}]*\})/g)];
+    expect(statements.length).toBeGreaterThan(1);
+    for (const [, action, resource] of statements) {
+      if (action?.includes('xray:')) continue;
+      expect(resource).toMatch(/^\{"Fn::GetAtt":\["(JobsTable|WorkerFunction|FailedEventsQueue|LogGroup)","Arn"\]\}$/);
+    }
+  }
+});
+
+test('all that outlives a function goes with the stack', () => {
+  for (const name of ['JobsTable', 'FailedEventsQueue', 'LogGroup']) {
+    expect(nodeAt(template, 'Resources', name)).toMatchObject({
+      DeletionPolicy: 'Delete',
+      UpdateReplacePolicy: 'Delete',
+    });
+  }
+  expect(Object.keys(nodeAt(template, 'Outputs'))).toEqual(
+    expect.arrayContaining(['ApiBaseUrl', 'CreateJobEndpoint', 'GetJobEndpoint', 'JobsTableName']),
+  );
+});
