@@ -1,0 +1,139 @@
+# shellcheck shell=bash
+# What the scripts for a stack on AWS share (deploy.sh, teardown.sh, redrive.sh, logs.sh). To be
+# sourced in the project's folder. For bash 3.2 and later.
+
+# fail MESSAGE: ends the script with one clear line.
+fail() {
+  printf 'Error: %s\n' "$*" >&2
+  exit 1
+}
+
+# require_tools NAME...
+require_tools() {
+  local tool
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null 2>&1 || fail "'$tool' is not installed, or not on PATH"
+  done
+}
+
+# require_files NAME...
+require_files() {
+  local file
+  for file in "$@"; do
+    [ -f "$file" ] || fail "'$file' is missing in $PWD: is this a whole checkout?"
+  done
+}
+
+# Installs the npm packages when they are missing, or older than the lock file. `npm install` and
+# not `npm ci`, which refuses a lock file that lacks the optional packages of other platforms.
+install_packages() {
+  local installed=node_modules/.package-lock.json
+  if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
+    echo 'Installing the npm packages ...'
+    npm install --no-save --no-audit --no-fund || fail 'npm could not install the packages'
+    # npm leaves the time as it was where there was nothing to do.
+    touch "$installed"
+  fi
+}
+
+# load_env FILE: exports the variables of a file of KEY=value lines, over the shell's own. Nothing
+# in the file is executed, and no value is ever printed.
+load_env() {
+  local file=$1 line name value quote
+  local blank='^[[:space:]]*(#.*)?$'
+  local assignment='^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[[:space:]]*(.*)$'
+  local seen=' ' number=0 count=0 i names values
+  names=()
+  values=()
+  [ -f "$file" ] || fail "there is no '$file' in $PWD: copy example.env to $file and fill it in"
+
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    line=${line%$'\r'}
+    [ "$number" -ne 1 ] || line=${line#$'\xef\xbb\xbf'}
+    if [[ $line =~ $blank ]]; then continue; fi
+    [[ $line =~ $assignment ]] || fail "line $number of $file is not KEY=value"
+    name=${BASH_REMATCH[2]}
+    value=${BASH_REMATCH[3]}
+    quote=${value:0:1}
+    case $quote in
+      '"' | "'")
+        value=${value:1}
+        case $value in
+          *"$quote"*) value=${value%%"$quote"*} ;;
+          *) fail "line $number of $file: the value of $name has no closing quote" ;;
+        esac
+        ;;
+      '#') value='' ;;
+      *)
+        value=${value%%[[:space:]]#*}
+        value=${value%"${value##*[![:space:]]}"}
+        ;;
+    esac
+    case $name in
+      # And no others: a file of settings must not be able to change PATH.
+      AWS_* | SAM_CLI_* | STACK_NAME) ;;
+      *)
+        printf 'Note: %s in line %s of %s is not used\n' "$name" "$number" "$file" >&2
+        continue
+        ;;
+    esac
+    case $seen in
+      *" $name "*) fail "$name stands twice in $file" ;;
+    esac
+    seen="$seen$name "
+    case $value in
+      '') continue ;;
+      [Yy][Oo][Uu][Rr][-_]*) fail "$name in $file still has the placeholder of example.env" ;;
+    esac
+    names[count]=$name
+    values[count]=$value
+    count=$((count + 1))
+  done <"$file"
+
+  # Credentials are one thing: those of the file are never mixed with the shell's.
+  case " ${names[*]-} " in
+    *' AWS_ACCESS_KEY_ID '* | *' AWS_SECRET_ACCESS_KEY '* | *' AWS_PROFILE '*)
+      unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE
+      ;;
+  esac
+  i=0
+  while [ "$i" -lt "$count" ]; do
+    export "${names[i]}=${values[i]}"
+    i=$((i + 1))
+  done
+}
+
+# require_variables FILE: refuses to go on without region, stack name, and one kind of credentials.
+require_variables() {
+  local file=$1 name
+  if [ -n "${AWS_PROFILE:-}" ]; then
+    [ -z "${AWS_ACCESS_KEY_ID:-}${AWS_SECRET_ACCESS_KEY:-}" ] ||
+      fail "AWS_PROFILE and access keys are both set, in $file or in the shell: keep one of the two"
+  else
+    for name in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY; do
+      [ -n "${!name:-}" ] || fail "$name is not set in $file (nor is AWS_PROFILE)"
+    done
+  fi
+  for name in AWS_DEFAULT_REGION STACK_NAME; do
+    [ -n "${!name:-}" ] || fail "$name is not set in $file"
+  done
+  [[ $AWS_DEFAULT_REGION =~ ^[a-z]{2}(-[a-z]+)+-[0-9]+$ ]] ||
+    fail "AWS_DEFAULT_REGION in $file is no AWS region such as us-east-1"
+  [[ $STACK_NAME =~ ^[A-Za-z][A-Za-z0-9-]{0,127}$ ]] ||
+    fail "STACK_NAME in $file may have letters, digits and hyphens only, and begins with a letter"
+  # The AWS SDK for JavaScript reads this name and no other.
+  export AWS_REGION=$AWS_DEFAULT_REGION
+}
+
+# prepare TOOL...: what each of these scripts needs before its own work. Leaves the path of the
+# project's own Node.js in NODE.
+prepare() {
+  require_tools "$@"
+  require_files package.json package-lock.json template.yaml samconfig.toml
+  load_env .env
+  require_variables .env
+  install_packages
+  # shellcheck disable=SC2034 # used by the scripts that source this one
+  NODE=$PWD/node_modules/.bin/node
+}
