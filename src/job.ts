@@ -65,7 +65,7 @@ export interface Lease {
 export const MAX_TEXT_BYTES = 128 * 1024;
 
 /** A job is kept this long, and with it the memory of its idempotency key. */
-export const RETENTION_SECONDS = 7 * 24 * 60 * 60;
+const RETENTION_SECONDS = 7 * 24 * 60 * 60;
 
 /** One try and Lambda's two retries: `MaximumRetryAttempts: 2` in template.yaml. */
 export const MAX_ATTEMPTS = 3;

@@ -1,0 +1,125 @@
+/**
+ * One fresh process of the bench, standing in for a Lambda execution environment: it loads modules
+ * as Lambda would, then calls handlers. Arguments: a file with a {@link Plan}, and one to write the
+ * {@link Findings} to. What the handlers log goes to stdout, as it does in Lambda.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createRequire, registerHooks } from 'node:module';
+import type { Context } from 'aws-lambda';
+
+/** What a process has to do. */
+export interface Plan {
+  /** What to load, timed: a bundle, or modules of Node itself. */
+  readonly load: readonly string[];
+  /** Called one after the other, in every round. */
+  readonly calls: readonly { readonly bundle: string; readonly event: unknown }[];
+  readonly rounds: number;
+  /** Note which of Node's own modules are required. It costs time. */
+  readonly traceModules: boolean;
+  readonly functionName: string;
+  readonly memoryMiB: number;
+}
+
+/** What a process found. */
+export interface Findings {
+  readonly loadMs: number;
+  /** By call, then by round. */
+  readonly callMs: readonly (readonly number[])[];
+  readonly cpuMs: readonly (readonly number[])[];
+  /** The last answer of each call; the worker and the bare calls have none. */
+  readonly answers: readonly (Answer | null)[];
+  readonly peakMiB: number;
+  readonly modules: readonly string[];
+}
+
+interface Answer {
+  readonly statusCode: number;
+}
+
+type Handler = (event: unknown, context: Context) => Promise<Answer | undefined>;
+
+const [planFile = '', findingsFile = ''] = process.argv.slice(2);
+const plan: Plan = JSON.parse(readFileSync(planFile, 'utf8'));
+const require = createRequire(planFile);
+const modules = new Set<string>();
+
+if (plan.traceModules) {
+  registerHooks({
+    resolve(specifier, context, next) {
+      const resolved = next(specifier, context);
+      if (resolved.url.startsWith('node:')) modules.add(resolved.url);
+      return resolved;
+    },
+  });
+}
+
+const cpuMs = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
+
+const begin = performance.now();
+for (const module of plan.load) require(module);
+const loadMs = performance.now() - begin;
+
+main().catch((error: unknown) => {
+  console.error(error);
+  process.exitCode = 1;
+});
+
+async function main(): Promise<void> {
+  const calls = plan.calls.map((call) => ({ ...call, ...newTimings() }));
+  for (let round = 0; round < plan.rounds; round += 1) {
+    // Every other round in reverse, so that no call is always the one that comes first.
+    for (const call of round % 2 === 0 ? calls : calls.toReversed()) {
+      const { handler }: { handler: Handler } = require(call.bundle);
+      const context = newContext();
+      const cpuBefore = cpuMs();
+      const started = performance.now();
+      const answer = await handler(call.event, context);
+      call.callMs.push(performance.now() - started);
+      call.cpuMs.push(cpuMs() - cpuBefore);
+      call.answer = answer ?? null;
+      // In Lambda, too, the event loop turns between two calls, and sockets become free.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  const findings: Findings = {
+    loadMs,
+    callMs: calls.map((call) => call.callMs),
+    cpuMs: calls.map((call) => call.cpuMs),
+    answers: calls.map((call) => call.answer),
+    peakMiB: peakMiB(),
+    modules: [...modules],
+  };
+  writeFileSync(findingsFile, JSON.stringify(findings));
+}
+
+function newTimings(): { callMs: number[]; cpuMs: number[]; answer: Answer | null } {
+  return { callMs: [], cpuMs: [], answer: null };
+}
+
+function newContext(): Context {
+  const deadline = Date.now() + 30_000;
+  return {
+    awsRequestId: '7f3c1e0a-5d0b-4c53-9f0e-0a3f5b1c2d4e',
+    callbackWaitsForEmptyEventLoop: true,
+    functionName: plan.functionName,
+    functionVersion: '$LATEST',
+    invokedFunctionArn: `arn:aws:lambda:us-east-1:123456789012:function:${plan.functionName}`,
+    logGroupName: '/bench/functions',
+    logStreamName: 'bench',
+    memoryLimitInMB: String(plan.memoryMiB),
+    getRemainingTimeInMillis: () => deadline - Date.now(),
+    done: () => undefined,
+    fail: () => undefined,
+    succeed: () => undefined,
+  };
+}
+
+/** The most memory that this process had. Linux adds the parent's to `maxRSS`, so there the kernel's own count. */
+function peakMiB(): number {
+  const status = process.platform === 'linux' ? readFileSync('/proc/self/status', 'utf8') : '';
+  const kilobytes = /^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? process.resourceUsage().maxRSS;
+  return Number(kilobytes) / 1024;
+}

@@ -1,0 +1,15 @@
+/**
+ * The value that a share of all values does not exceed (nearest rank); 0.5 is the median.
+ *
+ * @throws an Error when there are no values
+ */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const value = sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
+  if (value === undefined) throw new Error('No values to take a percentile of');
+  return value;
+}
+
+export const median = (values: readonly number[]): number => percentile(values, 0.5);
+
+export const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
