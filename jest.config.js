@@ -14,6 +14,14 @@ export default {
       testMatch: ['<rootDir>/tests/*.test.ts'],
       setupFiles: ['<rootDir>/tests/support/environment.ts'],
     },
+    ...[
+      { displayName: 'model', testMatch: ['<rootDir>/tests/model/*.test.ts'] },
+      { displayName: 'soak', testMatch: ['<rootDir>/tests/model/soak/*.test.ts'] },
+    ].map((project) => ({
+      ...common,
+      ...project,
+      setupFiles: ['<rootDir>/tests/support/environment.ts', '<rootDir>/tests/model/environment.ts'],
+    })),
     { ...common, displayName: 'e2e', testMatch: ['<rootDir>/tests/e2e/*.test.ts'] },
   ],
   collectCoverageFrom: ['src/**/*.ts'],

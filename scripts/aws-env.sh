@@ -24,15 +24,12 @@ require_files() {
   done
 }
 
-# Installs the npm packages when they are missing, or older than the lock file. `npm install` and
-# not `npm ci`, which refuses a lock file that lacks the optional packages of other platforms.
+# Installs the npm packages when they are missing, or older than the lock file.
 install_packages() {
   local installed=node_modules/.package-lock.json
   if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
     echo 'Installing the npm packages ...'
-    npm install --no-save --no-audit --no-fund || fail 'npm could not install the packages'
-    # npm leaves the time as it was where there was nothing to do.
-    touch "$installed"
+    npm ci --no-audit --no-fund || fail 'npm could not install the packages'
   fi
 }
 

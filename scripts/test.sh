@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs every check and test that there is, after installing what is missing. Goes on after a
+# failure; ends with one line, `N passed, N failed`, and with an exit code that says the same.
+#
+#   bash scripts/test.sh
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+passed=0
+failed=0
+
+# check TITLE NAME COMMAND...: counts as one.
+check() {
+  local title="$1" log="$LOGS/test-$2.log"
+  shift 2
+  if step "$title" "$log" "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    cat "$log"
+  fi
+}
+
+# jest_tests TITLE NAME COMMAND...: counts each test, and a file that cannot be run as one.
+jest_tests() {
+  local title="$1" log="$LOGS/test-$2.log" report="$LOGS/test-$2.json" code=0 counts
+  shift 2
+  rm -f "$report"
+  step "$title" "$log" "$@" --json --outputFile "$report" || code=$?
+  counts="$(node -e '
+    const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+    console.log(report.numPassedTests, report.numFailedTests + report.numRuntimeErrorTestSuites);
+  ' "$report" 2>/dev/null)" || counts='0 0'
+  # A failure that no test shows, for instance of jest itself, counts too.
+  if [ "$code" -ne 0 ] && [ "${counts#* }" -eq 0 ]; then counts="${counts% *} 1"; fi
+  passed=$((passed + ${counts% *}))
+  failed=$((failed + ${counts#* }))
+  printf '  %s passed, %s failed\n' "${counts% *}" "${counts#* }"
+  if [ "$code" -ne 0 ]; then cat "$log"; fi
+}
+
+need_npm_packages
+need_sam
+need_local_aws
+need_venv shellcheck 'shellcheck'
+# Node 24 and the npm packages' programs first.
+PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$PATH"
+# Checking a template asks for a region, and for nobody's account.
+export PATH AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 REDOCLY_TELEMETRY=off
+
+check 'Format and lint (biome)' biome biome ci --colors=off .
+check 'Types (tsc)' tsc tsc
+check 'Dead code (knip)' knip knip
+check 'API description (redocly)' redocly redocly lint openapi.yaml
+check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh .ci/run
+check 'Template (sam validate --lint)' template sam validate --lint
+jest_tests 'Unit and repository tests (npm test)' unit npm test --
+jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --
+
+printf '%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
