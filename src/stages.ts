@@ -6,7 +6,8 @@ export interface StageTools {
   readonly pause: (milliseconds: number, signal: AbortSignal) => Promise<void>;
   /**
    * Aborts when the worker's time is nearly over. Pass it on to whatever the stage waits for: a
-   * stage that goes on regardless is recorded as failed all the same.
+   * stage that goes on regardless is recorded as failed all the same, and whatever it does then
+   * happens behind the job's back.
    */
   readonly signal: AbortSignal;
 }

@@ -285,7 +285,7 @@ describe('on the local AWS', () => {
     expect(times).toEqual([...times].sort());
     expect(shown.stdout).toMatch(/ CreateJobFunction {2}INFO .* outcome=accepted/);
     expect(shown.stdout).toMatch(/ WorkerFunction .* stage=ocr outcome=done/);
-    expect(shown.stdout).toMatch(/ WorkerFunction .*Claim refused .* outcome=held/);
+    expect(shown.stdout).toMatch(/ WorkerFunction .*Invocation failed .* outcome=failed/);
     expect(shown.stdout).toMatch(/ WorkerFunction .*Claim refused .* outcome=ended/);
     // Lambda's own lines, which do not name the job.
     expect(shown.stdout).toMatch(/ WorkerFunction .*REPORT RequestId/);

@@ -1,0 +1,42 @@
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { build, deploy, type LocalAws, type Stack } from '../../scripts/localAws.ts';
+import { senderBanner } from './faultProxy.ts';
+
+const root = resolve(import.meta.dirname, '..', '..');
+
+/**
+ * Builds and deploys the product's own template and sources, with three things changed: the stages
+ * are those of faultyStages.ts, the functions' calls to AWS go to `proxyUrl`, and say who sends them.
+ */
+export async function deployTestStack(
+  aws: LocalAws,
+  options: { readonly proxyUrl: string; readonly parameters: Record<string, string> },
+): Promise<Stack> {
+  const folder = join(root, '.aws-sam', 'faults');
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  cpSync(join(root, 'src'), join(folder, 'src'), { recursive: true });
+  cpSync(join(root, 'tests', 'e2e', 'faultyStages.ts'), join(folder, 'src', 'stages.ts'));
+
+  let template = readFileSync(join(root, 'template.yaml'), 'utf8');
+  const edit = (pattern: RegExp, count: number, replacement: (...groups: string[]) => string) => {
+    const found = template.match(pattern)?.length ?? 0;
+    if (found !== count) throw new Error(`template.yaml has ${pattern} ${found} times, not ${count}`);
+    template = template.replace(pattern, (_match, ...groups: string[]) => replacement(...groups));
+  };
+  // Relative to the project's root, like in the original.
+  edit(/CodeUri: src\//g, 1, () => 'CodeUri: .aws-sam/faults/src/');
+  edit(/(AWS_ENDPOINT_URL_(?:DYNAMODB|LAMBDA)): (?:''|"")/g, 2, (name) => `${name}: ${options.proxyUrl}`);
+  edit(
+    /^( *)(EntryPoints: \[handlers\/(\w+)\.ts\])/gm,
+    3,
+    (indent, entryPoints, caller = '') =>
+      `${indent}Banner: [${JSON.stringify(`js=${senderBanner(caller)}`)}]\n${indent}${entryPoints}`,
+  );
+  writeFileSync(join(folder, 'template.yaml'), template);
+
+  const buildDir = join(folder, 'build');
+  await build(aws, { template: join(folder, 'template.yaml'), buildDir });
+  return deploy(aws, { stackName: 'faults', buildDir, parameters: options.parameters });
+}
