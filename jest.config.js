@@ -31,5 +31,6 @@ export default {
   ],
   collectCoverageFrom: ['src/**/*.ts'],
   coverageProvider: 'v8',
+  coverageReporters: ['text'],
   coverageThreshold: { global: { statements: 100, branches: 100, functions: 100, lines: 100 } },
 };

@@ -35,26 +35,23 @@ export async function acceptJob(
     }
   };
 
-  const create = async () => {
-    try {
-      return await repository.create(job, acceptToken);
-    } catch (error) {
-      await withdraw();
-      throw error;
-    }
-  };
-
-  if (await create()) {
-    try {
+  let isStored = false;
+  try {
+    isStored = await repository.create(job, acceptToken);
+    if (isStored) {
       await startWorker(jobId);
       count('JobsAccepted');
       return { outcome: 'accepted', status: 'PENDING' };
-    } catch (cause) {
-      const claimed = await withdraw();
-      // Only Lambda's answer was lost: the event is there, for a worker has the job.
-      if (claimed !== undefined) return { outcome: 'accepted', status: claimed.status };
-      return { outcome: 'notStarted', cause };
     }
+  } catch (cause) {
+    const claimed = await withdraw();
+    // Only an answer was lost: a worker has the job, by this POST's event or by one that came late.
+    if (claimed?.text === text) {
+      count('JobsAccepted');
+      return { outcome: 'accepted', status: claimed.status };
+    }
+    if (!isStored) throw cause;
+    return { outcome: 'notStarted', cause };
   }
 
   const existing = await repository.find(jobId, now);

@@ -33,8 +33,9 @@ export class JobRepository {
 
   /**
    * Puts a new job in, accepted by the POST that `acceptToken` stands for. Where a PENDING job with
-   * the same id and text is there already, this POST accepts that one too (`acceptedBy`, until a claim): it may come from a POST
-   * that died before it started the worker, or from the SDK's own first try.
+   * the same id and text is there already, this POST accepts that one too: it may come from a POST
+   * that died before it started the worker, or from the SDK's own first try. `acceptedBy` holds
+   * the POSTs that have accepted a PENDING job; a claim ends its use.
    *
    * @returns false when the id is taken by a job with another text or beyond PENDING
    */

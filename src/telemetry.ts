@@ -38,17 +38,17 @@ export function countEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): v
  *
  * @throws what `work` throws
  */
-export async function observed<T>(context: Context, work: () => Promise<T>): Promise<T> {
+export function observed<T>(context: Context, work: () => Promise<T>): Promise<T> {
   logger.resetKeys();
   logger.addContext(context);
   const started = performance.now();
-  try {
-    return await work();
-  } catch (error) {
-    const durationMs = Math.round(performance.now() - started);
-    logger.error('Invocation failed', { outcome: 'failed', durationMs, error });
-    throw error;
-  } finally {
-    if (metrics.hasStoredMetrics()) metrics.publishStoredMetrics();
-  }
+  return work()
+    .catch((error: unknown) => {
+      const durationMs = Math.round(performance.now() - started);
+      logger.error('Invocation failed', { outcome: 'failed', durationMs, error });
+      throw error;
+    })
+    .finally(() => {
+      if (metrics.hasStoredMetrics()) metrics.publishStoredMetrics();
+    });
 }

@@ -106,6 +106,25 @@ describe('a job', () => {
     expect(await read()).toBeUndefined();
   });
 
+  test('that was stored although the answer was lost, and has begun by the event of an earlier POST, is accepted', async () => {
+    const wire: Wire = async (command, send) => {
+      const answer = await send();
+      if (command !== 'PutItemCommand') return answer;
+      await claim();
+      throw new Error('socket hang up');
+    };
+    const lossy = new JobRepository(table.connect(wire), table.name);
+    expect(await acceptJob(lossy, starting, job, 'post')).toEqual({ outcome: 'accepted', status: 'IN_PROGRESS' });
+  });
+
+  test('that is not accepted because one with another text has begun under its id is told so, and nothing of that one', async () => {
+    const other = async () => {
+      await table.put({ ...job, text: 'another', status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: NOW + 35 });
+      throw new Error('socket hang up');
+    };
+    expect(await acceptJob(repository, other, job, 'post')).toMatchObject({ outcome: 'notStarted' });
+  });
+
   test('that cannot be stored is not started, and the first cause is told', async () => {
     const wire: Wire = () => Promise.reject(new Error('No route'));
     const start = jest.fn(starting);

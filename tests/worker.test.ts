@@ -241,6 +241,16 @@ describe('a fault around the stages', () => {
     expect(log.join()).not.toContain('secret');
   });
 
+  test('keeps the lease when a stage may still be at work, until the invocation can no longer be alive', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
+    const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
+    await expect(work({ jobId: JOB_ID }, { stages: [endless], abortAfter: () => AbortSignal.abort() })).rejects.toThrow(
+      'No route',
+    );
+    expect(inputs()).toHaveLength(2);
+  });
+
   test('fails the invocation by its own cause when the lease cannot be given back either', async () => {
     dynamodb.reset();
     dynamodb

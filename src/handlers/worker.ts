@@ -39,8 +39,9 @@ export function buildHandler(dependencies: WorkerDependencies) {
     observed(context, async () => {
       const jobId = parseJobId(event);
       logger.appendKeys({ jobId });
-      const started = clock();
+      // In this order, so that the lease errs on the long side.
       const remaining = context.getRemainingTimeInMillis();
+      const started = clock();
       const signal = abortAfter(Math.max(0, remaining - RESERVE_MS));
       const lease = newLease(newToken(), started + remaining);
 
@@ -70,7 +71,8 @@ export function buildHandler(dependencies: WorkerDependencies) {
         countEnd(stored.status, job, endedAt);
         logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
       } catch (error) {
-        await giveBack();
+        // A stage that heeds no signal may still be at work: then only this invocation's end ends its lease.
+        if (!signal.aborted) await giveBack();
         throw error;
       }
     });

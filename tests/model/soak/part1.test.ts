@@ -1,0 +1,10 @@
+import { test } from '@jest/globals';
+import { checkSequences } from '../check.ts';
+
+test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
+  await checkSequences({ runs: 6000, isWild: false });
+}, 1_800_000);
+
+test('no clock, however wrong, changes an end', async () => {
+  await checkSequences({ runs: 1000, isWild: true });
+}, 1_800_000);
