@@ -8,9 +8,10 @@ import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
 import { type End, isEnded, type Job, type Lease, MAX_ATTEMPTS } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import type { Stage } from '../../src/stages.ts';
+import { getJobs, postJobs } from '../support/events.ts';
+import { lambdaContext } from '../support/lambdaContext.ts';
 import { type Cloud, TABLE } from './cloud.ts';
 import type { WireAnswer } from './engine.ts';
-import { contextOf, httpEvent } from './events.ts';
 import { Process } from './process.ts';
 
 /** As in template.yaml, but for the event's age. */
@@ -108,12 +109,9 @@ export class World {
       newId: () => this.#newId(),
       clock: () => this.#now + process.skew,
     });
-    const event = httpEvent({
-      body: JSON.stringify({ text }),
-      headers: key === undefined ? {} : { 'Idempotency-Key': key },
-    });
+    const event = postJobs(JSON.stringify({ text }), { headers: key === undefined ? {} : { 'Idempotency-Key': key } });
     return this.#start(process, async () => {
-      const answer = await handle(event, contextOf(HTTP_TIMEOUT_MS));
+      const answer = await handle(event, lambdaContext(HTTP_TIMEOUT_MS));
       return () => this.#onPostAnswer(process, text, answer);
     });
   }
@@ -138,10 +136,7 @@ export class World {
     });
     const { incarnation, isPromised, shown } = this.#track(jobId);
     return this.#start(process, async () => {
-      const answer = await handle(
-        httpEvent({ httpMethod: 'GET', pathParameters: { jobId } }),
-        contextOf(HTTP_TIMEOUT_MS),
-      );
+      const answer = await handle(getJobs(jobId), lambdaContext(HTTP_TIMEOUT_MS));
       return () => this.#onGetAnswer(process, jobId, answer, { incarnation, isPromised, shown });
     });
   }
@@ -184,7 +179,7 @@ export class World {
     });
     const { incarnation } = this.#track(jobId);
     return this.#start(process, async () => {
-      await handle({ jobId }, contextOf(LIFETIMES.workerTimeout * 1000));
+      await handle({ jobId }, lambdaContext(LIFETIMES.workerTimeout * 1000));
       return () => {
         count('worker done');
         const track = this.#track(jobId);

@@ -1,3 +1,4 @@
+// One of two halves of the same, so that jest gives each a core. Their seeds are random.
 import { test } from '@jest/globals';
 import { checkSequences } from '../check.ts';
 
