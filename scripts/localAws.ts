@@ -4,8 +4,9 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
@@ -56,7 +57,9 @@ const running = new Map<number, Set<ChildProcess>>();
 export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
-  const env = environment(endpoint);
+  // SAM leaves temporary folders behind: here they go when the local AWS does.
+  const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
+  const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
   const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'w');
@@ -73,6 +76,9 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
       IOT_MTLS_ENABLED: '0',
       SFTP_ENABLED: '0',
       PYTHONUNBUFFERED: '1',
+      // Lambda's own delays: a retry comes when the lease of an attempt that died is over.
+      LAMBDA_ASYNC_RETRY_BASE_SECONDS: '60',
+      LAMBDA_ASYNC_RETRY_MAX_SECONDS: '120',
       ...options.env,
     },
     stdio: ['pipe', log, log],
@@ -86,6 +92,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
     emulator.stdin?.on('error', () => undefined).end();
     await Promise.race([ended, sleep(STOP_LIMIT_MS, undefined, { ref: false })]);
     await groupIsGone(emulator);
+    rmSync(scratch, { recursive: true, force: true });
   };
 
   const failed = ended.then((reason) => {

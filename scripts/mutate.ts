@@ -92,7 +92,7 @@ const mutants = [
   ...pieces(ACCEPT, 'await withdraw()', 'undefined'),
   ...pieces(ACCEPT, 'existing !== undefined && existing.text !== text', 'false'),
   ...pieces(ACCEPT, " || existing.status === 'PENDING'", ''),
-  ...pieces(WORKER, "if (claim.outcome === 'held')", 'if (false)'),
+  ...pieces(WORKER, 'if (isHeld)', 'if (false)'),
   ...pieces(WORKER, '2 * CALL_BUDGET_MS', '0'),
   ...pieces(WORKER, 'if (!signal.aborted) await', 'await'),
 ].filter(({ name }) => name.includes(process.argv[2] ?? ''));

@@ -44,13 +44,21 @@ done
 answer=$(mktemp -d "${TMPDIR:-/tmp}/poll.XXXXXX")
 trap 'rm -rf "$answer"' EXIT
 
-# Prints the status of the job in the answer, and how many seconds to wait, from 1 to 30.
+# The beginning of the answer, without what would talk to the terminal.
+excerpt() {
+  head -c 300 "$answer/body" | LC_ALL=C tr -d '\000-\010\013-\037\177'
+}
+
+# Prints how many seconds to wait, from 1 to 30, and the status of the job in the answer.
 parse() {
   node - "$answer/body" "$answer/headers" <<'JS'
 const { readFileSync } = require('node:fs');
 const [body, headers] = process.argv.slice(2).map((file) => readFileSync(file, 'utf8'));
 const seconds = Number(/^retry-after:[ \t]*(\d+)\s*$/im.exec(headers)?.[1] ?? 1);
-console.log(JSON.parse(body).status, Math.min(Math.max(seconds, 1), 30));
+const { status } = JSON.parse(body);
+// The shell calculates with what it reads here: nothing but a number and a word may come from the server.
+if (!/^[A-Z_]{1,40}$/.test(status)) process.exit(1);
+console.log(`${Math.min(Math.max(seconds, 1), 30)} ${status}`);
 JS
 }
 
@@ -72,10 +80,10 @@ while :; do
   case $code in
     200) ;;
     404) stop 3 "there is no such job: $job_url" ;;
-    *) stop 3 "HTTP $code from $job_url: $(head -c 300 "$answer/body")" ;;
+    *) stop 3 "HTTP $code from $job_url: $(excerpt)" ;;
   esac
-  read -r status wait < <(parse 2>/dev/null) ||
-    stop 3 "the answer of $job_url is no job: $(head -c 300 "$answer/body")"
+  read -r wait status < <(parse 2>/dev/null) ||
+    stop 3 "the answer of $job_url is no job: $(excerpt)"
 
   if [ "$status" != "$last" ]; then
     printf '%4d s  %s\n' "$SECONDS" "$status"

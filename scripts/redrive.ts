@@ -16,6 +16,7 @@ import {
   ReceiveMessageCommand,
   SQSClient,
 } from '@aws-sdk/client-sqs';
+import { validate as isUuid } from 'uuid';
 import { messageOf, requireOutput, requireStack, run } from './stack.ts';
 
 /** The most events that one run handles. */
@@ -142,7 +143,7 @@ function parse({ Body = '', MessageId = '', ReceiptHandle = '', Attributes = {} 
   const record = parseJson(Body);
   const requestPayload = field(record, 'requestPayload');
   const id = field(requestPayload, 'jobId');
-  const jobId = typeof id === 'string' ? id : undefined;
+  const jobId = typeof id === 'string' && isUuid(id) ? id : undefined;
   const context = field(record, 'requestContext');
   const error = field(field(record, 'responsePayload'), 'errorMessage');
   const columns = [

@@ -25,7 +25,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
 import { requireEnv } from '../src/config.ts';
-import { findStack, requireOutput, run } from './stack.ts';
+import { findStack, run } from './stack.ts';
 
 /** The stack that `sam deploy --resolve-s3` makes once for all SAM applications of an account and region. */
 const SAM_STACK_NAME = 'aws-sam-cli-managed-default';
@@ -49,7 +49,8 @@ await run(async () => {
   const { Account: account } = await new STSClient().send(new GetCallerIdentityCommand());
   const stack = await findStack(cloudFormation, stackName);
   const samStack = await findStack(cloudFormation, SAM_STACK_NAME);
-  const bucket = samStack === undefined ? undefined : requireOutput(samStack, 'SourceBucket');
+  // Where SAM's own first deployment failed, its stack has no bucket.
+  const bucket = samStack?.Outputs?.find(({ OutputKey }) => OutputKey === 'SourceBucket')?.OutputValue;
   const artifacts = bucket === undefined ? [] : await versionsUnder(bucket, prefix);
 
   if (stack === undefined && artifacts.length === 0) {
@@ -57,11 +58,12 @@ await run(async () => {
   }
   if (stack !== undefined) refuseInMotion(stack);
 
+  const resources = stack === undefined ? [] : await resourcesOf(stack);
   console.log(
     `Account  ${account}\nRegion   ${region}\nStack    ${stackName} (${stack?.StackStatus ?? 'gone already'})`,
   );
   console.log('\nThis will be destroyed, with all jobs and logs:');
-  for (const resource of stack === undefined ? [] : await resourcesOf(stack)) console.log(`  ${resource}`);
+  for (const resource of resources) console.log(`  ${resource}`);
   if (bucket !== undefined) {
     console.log(`  ${artifacts.length} versions of build artifacts in s3://${bucket}/${prefix}`);
     console.log(`  the bucket itself and SAM's stack ${SAM_STACK_NAME}, if nothing else is in it`);
@@ -95,12 +97,19 @@ function refuseInMotion({ StackName, StackStatus }: Stack): void {
   throw new Error(`The stack ${StackName} is in ${StackStatus}: try again when that is over; nothing was deleted`);
 }
 
+/** @throws Error when there are some, and the table of template.yaml was never among them: the stack is another's */
 async function resourcesOf(stack: Stack): Promise<string[]> {
   const resources: string[] = [];
+  const names: (string | undefined)[] = [];
   for await (const page of paginateListStackResources({ client: cloudFormation }, { StackName: stack.StackId })) {
-    for (const { ResourceType, PhysicalResourceId, ResourceStatus } of page.StackResourceSummaries ?? []) {
+    for (const resource of page.StackResourceSummaries ?? []) {
+      const { LogicalResourceId, ResourceType, PhysicalResourceId, ResourceStatus } = resource;
+      names.push(LogicalResourceId);
       if (ResourceStatus !== 'DELETE_COMPLETE') resources.push(`${ResourceType}  ${PhysicalResourceId ?? '-'}`);
     }
+  }
+  if (names.length > 0 && !names.includes('JobsTable')) {
+    throw new Error(`The stack ${stack.StackName} is none of this application's; nothing was deleted`);
   }
   return resources;
 }

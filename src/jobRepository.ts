@@ -226,7 +226,8 @@ export class JobRepository {
 
   /**
    * Gives the lease back before its time, so that the next attempt need not wait for it. The token
-   * goes with it: an end that is still on its way to DynamoDB will be refused.
+   * goes with it, and the lease is over from the next second on: an end or a claim of this invocation
+   * that is still on its way to DynamoDB will be refused.
    */
   async release(jobId: string, lease: Lease, now: number): Promise<void> {
     await unlessRefused(
@@ -234,10 +235,15 @@ export class JobRepository {
         new UpdateCommand({
           TableName: this.#table,
           Key: { jobId },
-          UpdateExpression: 'SET leaseExpiresAt = :now, updatedAt = :now REMOVE leaseToken',
+          UpdateExpression: 'SET leaseExpiresAt = :over, updatedAt = :now REMOVE leaseToken',
           ConditionExpression: '#status = :inProgress AND leaseToken = :token',
           ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: { ':now': now, ':inProgress': 'IN_PROGRESS', ':token': lease.token },
+          ExpressionAttributeValues: {
+            ':over': now + 1,
+            ':now': now,
+            ':inProgress': 'IN_PROGRESS',
+            ':token': lease.token,
+          },
         }),
       ),
     );

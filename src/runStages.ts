@@ -62,6 +62,10 @@ function messageOf(error: unknown, stage: string): string {
 /** What the log shows of it: its message may quote the job's text, and stands in the job for whoever has the id. */
 function withoutMessage(error: unknown): object {
   if (!(error instanceof Error)) return { name: typeof error };
-  const frames = (error.stack ?? '').split('\n').filter((line) => line.startsWith('    at '));
+  // Behind the message, of which a line may look like a frame.
+  const frames = (error.stack ?? '')
+    .replace(error.message, '')
+    .split('\n')
+    .filter((line) => line.startsWith('    at '));
   return { name: error.name, stack: frames.map((frame) => frame.trim()) };
 }

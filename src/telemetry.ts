@@ -13,7 +13,7 @@ export const logger = new Logger();
 const metrics = new Metrics();
 
 /** What is counted. The job's two times are in whole seconds, as the record keeps them. */
-type Count = 'JobsAccepted' | 'JobsDone' | 'JobsFailed' | 'ClaimsRefused' | 'Retries';
+type Count = 'JobsAccepted' | 'JobsDone' | 'JobsFailed' | 'ClaimsRefused' | 'ClaimsHeld' | 'Retries';
 
 /** Adds one to a count. */
 export function count(name: Count): void {

@@ -446,12 +446,12 @@ describe('end', () => {
 });
 
 describe('release', () => {
-  test('gives the lease back at once, and its token', async () => {
+  test('gives the lease back as of the next second, and its token', async () => {
     const { leaseToken, ...item } = await givenClaimed();
     expect(leaseToken).toBe(MINE.token);
     await repository.release(job.jobId, MINE, NOW + 5);
-    expect(await read()).toEqual({ ...item, leaseExpiresAt: NOW + 5, updatedAt: NOW + 5 });
-    expect(await repository.claim(job.jobId, OTHERS, NOW + 5)).toMatchObject({
+    expect(await read()).toEqual({ ...item, leaseExpiresAt: NOW + 6, updatedAt: NOW + 5 });
+    expect(await repository.claim(job.jobId, OTHERS, NOW + 6)).toMatchObject({
       outcome: 'claimed',
       job: { attempt: 2 },
     });
@@ -460,7 +460,13 @@ describe('release', () => {
   test('of the last attempt ends the job for its next reader', async () => {
     await givenClaimed({ attempt: 3 });
     await repository.release(job.jobId, MINE, NOW + 5);
-    expect(await repository.find(job.jobId, NOW + 5)).toMatchObject({ status: 'ERROR', updatedAt: NOW + 5 });
+    expect(await repository.find(job.jobId, NOW + 6)).toMatchObject({ status: 'ERROR', updatedAt: NOW + 6 });
+  });
+
+  test('makes the same invocation’s claim, when that arrives late, a refused one', async () => {
+    await givenClaimed();
+    await repository.release(job.jobId, MINE, NOW);
+    expect(await repository.claim(job.jobId, MINE, NOW)).toMatchObject({ outcome: 'held', job: { attempt: 1 } });
   });
 
   test('does not touch the lease of another attempt', async () => {
@@ -483,7 +489,7 @@ describe('release', () => {
   test('sent twice, gives back once', async () => {
     await givenClaimed();
     await through(sendingTwice).release(job.jobId, MINE, NOW + 5);
-    expect(await read()).toMatchObject({ attempt: 1, leaseExpiresAt: NOW + 5 });
+    expect(await read()).toMatchObject({ attempt: 1, leaseExpiresAt: NOW + 6 });
   });
 
   test('throws when DynamoDB does', async () => {

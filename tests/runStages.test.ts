@@ -199,3 +199,9 @@ test('what is thrown and no error is logged by its type, and one without a stack
   ]);
   expect(log.join()).not.toContain(TEXT);
 });
+
+test('a message that looks like a stack leaves nothing of itself in the log', async () => {
+  await run([throwing(new Error(`Cannot read:\n    at ${TEXT}`))]);
+  expect(log.join()).not.toContain(TEXT);
+  expect(log.join()).toContain('runStages.test.ts');
+});

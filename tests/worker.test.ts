@@ -25,10 +25,10 @@ const claimed = {
 const RELEASE = {
   TableName: 'JobsTable',
   Key: { jobId: JOB_ID },
-  UpdateExpression: 'SET leaseExpiresAt = :now, updatedAt = :now REMOVE leaseToken',
+  UpdateExpression: 'SET leaseExpiresAt = :over, updatedAt = :now REMOVE leaseToken',
   ConditionExpression: '#status = :inProgress AND leaseToken = :token',
   ExpressionAttributeNames: { '#status': 'status' },
-  ExpressionAttributeValues: { ':now': NOW, ':inProgress': 'IN_PROGRESS', ':token': 'token' },
+  ExpressionAttributeValues: { ':over': NOW + 1, ':now': NOW, ':inProgress': 'IN_PROGRESS', ':token': 'token' },
 };
 
 const dynamodb = mockClient(DynamoDBDocumentClient);
@@ -199,13 +199,14 @@ describe('a claim that is refused', () => {
     dynamodb.on(UpdateCommand).rejects(refused);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
     await expect(work({ jobId: JOB_ID }, { stages: [{ name: 'never', run: never }] })).rejects.toThrow(
-      `Job ${JOB_ID} is held by another attempt`,
+      'The job is held by another attempt; this event has to come back',
     );
     expect(never).not.toHaveBeenCalled();
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
-    expect(logged('is held by').map((line): unknown => JSON.parse(line))).toMatchObject([
-      { message: 'Invocation failed', jobId: JOB_ID, outcome: 'failed' },
+    expect(logged('Claim refused').map((line): unknown => JSON.parse(line))).toMatchObject([
+      { level: 'WARN', jobId: JOB_ID, outcome: 'held' },
     ]);
+    expect(logged('Invocation failed')).toEqual([]);
   });
 
   test('although it was its own, sent twice, runs the job', async () => {

@@ -35,8 +35,8 @@ const RESERVE_MS = 2 * CALL_BUDGET_MS;
 export function buildHandler(dependencies: WorkerDependencies) {
   const { repository, stages, pause, abortAfter, newToken, clock } = dependencies;
 
-  return (event: unknown, context: Context): Promise<void> =>
-    observed(context, async () => {
+  return async (event: unknown, context: Context): Promise<void> => {
+    const isHeld = await observed(context, async () => {
       const jobId = parseJobId(event);
       logger.appendKeys({ jobId });
       // In this order, so that the lease errs on the long side.
@@ -54,10 +54,9 @@ export function buildHandler(dependencies: WorkerDependencies) {
         throw error;
       });
       if (claim.outcome !== 'claimed') {
-        count('ClaimsRefused');
-        if (claim.outcome === 'held') throw new Error(`Job ${jobId} is held by another attempt`);
+        count(claim.outcome === 'held' ? 'ClaimsHeld' : 'ClaimsRefused');
         logger.warn('Claim refused', { outcome: claim.outcome });
-        return;
+        return claim.outcome === 'held';
       }
       const { job } = claim;
       logger.appendKeys({ attempt: job.attempt });
@@ -70,12 +69,15 @@ export function buildHandler(dependencies: WorkerDependencies) {
         if (stored === undefined) throw new Error(`Job ${jobId} is no longer held by this attempt`);
         countEnd(stored.status, job, endedAt);
         logger.info('Job ended', { outcome: stored.status, durationMs: clock() - started });
+        return false;
       } catch (error) {
         // A stage that heeds no signal may still be at work: then only this invocation's end ends its lease.
         if (!signal.aborted) await giveBack();
         throw error;
       }
     });
+    if (isHeld) throw new Error('The job is held by another attempt; this event has to come back');
+  };
 }
 
 /** @throws an Error, so that Lambda keeps an event that is not ours where an operator finds it */
