@@ -56,7 +56,8 @@ export async function acceptJob(
 
   const existing = await repository.find(jobId, now);
   if (existing !== undefined && existing.text !== text) return { outcome: 'otherText' };
-  // A job that is PENDING now came after the refusal, by a POST that may yet withdraw it.
+  // It was refused for being absent or beyond PENDING. If it is PENDING now, another POST has stored
+  // it since, and may yet withdraw it.
   if (existing === undefined || existing.status === 'PENDING') {
     return { outcome: 'notStarted', cause: 'another POST with this idempotency key is under way' };
   }

@@ -34,8 +34,8 @@ export function json(status: number, body: object, headers: Headers = {}): APIGa
  */
 export function httpHandler(
   method: string,
-  headers: Headers,
   answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
+  headers: Headers = {},
 ): (event: APIGatewayProxyEvent, context: Context) => Promise<APIGatewayProxyResult> {
   return (event, context) =>
     observed(context, async () => {

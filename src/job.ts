@@ -60,7 +60,8 @@ export interface Lease {
  * The longest text, in bytes of UTF-8, so that a whole job always fits DynamoDB's item of 400 KiB.
  * The result repeats parts of the text: at most 80 code points as preview, and distinct words of
  * it as keywords, lower-cased, which can lengthen UTF-8 by half at most (U+023A: 2 bytes to 3).
- * So text + keywords <= 128 + 192 = 320 KiB, and all else is below 2 KiB.
+ * So text + keywords <= 128 + 192 = 320 KiB, and all else is below 2 KiB. Stages of your own may
+ * answer more: a result that does not fit ends its job as ERROR.
  */
 export const MAX_TEXT_BYTES = 128 * 1024;
 

@@ -188,8 +188,8 @@ export class JobRepository {
   }
 
   /**
-   * Ends the job, if it is still under this lease. A result that does not fit the table's item ends
-   * it as ERROR: another attempt would only come to the same.
+   * Ends the job, if it is still under this lease. A result that DynamoDB does not take ends it as
+   * ERROR: another attempt would only come to the same.
    *
    * @returns the end as it is stored; undefined when another attempt has the job, or it ended otherwise
    */
@@ -217,7 +217,12 @@ export class JobRepository {
       if (isStored) return end;
     } catch (error) {
       if (!isDone || !(error instanceof Error && error.name === 'ValidationException')) throw error;
-      return this.end(jobId, lease, { status: 'ERROR', errorMessage: 'The result is too large to be stored' }, now);
+      return this.end(
+        jobId,
+        lease,
+        { status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large or too deeply nested' },
+        now,
+      );
     }
     // The token outlives the end that it wrote: the SDK's second try finds the work of its first.
     const job = await this.find(jobId, now);

@@ -13,13 +13,14 @@ const MAX_MESSAGE_CODE_POINTS = 1000;
 export async function runStages(
   stages: readonly Stage[],
   text: string,
-  { pause, signal, clock }: StageTools & { readonly clock: () => number },
+  { clock, ...tools }: StageTools & { readonly clock: () => number },
 ): Promise<End> {
+  const { signal } = tools;
   const result: Record<string, StageResult> = {};
   for (const { name, run } of stages) {
     const started = clock();
     try {
-      const answer: unknown = await orAbort(run(text, { pause, signal }), signal);
+      const answer: unknown = await orAbort(run(text, tools), signal);
       if (!isStageResult(answer)) throw new Error(`Stage '${name}' answered what cannot be stored`);
       result[name] = answer;
       logger.info('Stage done', { stage: name, outcome: 'done', durationMs: clock() - started });

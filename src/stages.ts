@@ -1,8 +1,10 @@
 import type { StageResult } from './job.ts';
 
-/** What a stage is given besides the text. */
+/** What a stage is given besides the job's text; it does not see what other stages answered. */
 export interface StageTools {
-  /** Waits for so many milliseconds; rejects at once when `signal` aborts. */
+  /** For what the stage does elsewhere: as an idempotency key it makes a repeated attempt harmless. */
+  readonly jobId: string;
+  /** Waits for so many milliseconds; rejects at once when `signal` aborts. Simulates the sample's work; yours need not use it. */
   readonly pause: (milliseconds: number, signal: AbortSignal) => Promise<void>;
   /**
    * Aborts when the worker's time is nearly over. Pass it on to whatever the stage waits for: a

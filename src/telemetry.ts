@@ -4,7 +4,7 @@ import type { Context } from 'aws-lambda';
 import type { Job } from './job.ts';
 
 /**
- * Structured JSON logs, in one shape everywhere: the request id, then of these what is known:
+ * Structured JSON logs, in one shape everywhere: `function_request_id`, then of these what is known:
  * `jobId`, `attempt`, `stage`, `durationMs`, `outcome`, `error`. A job's text is never logged, nor
  * any message that may quote it.
  */
@@ -12,7 +12,7 @@ export const logger = new Logger();
 
 const metrics = new Metrics();
 
-/** What is counted. The job's two times are in whole seconds, as the record keeps them. */
+/** What is counted, beside the job's two times: TimeInQueue and TimeToEnd, in whole seconds as the record keeps them. */
 type Count = 'JobsAccepted' | 'JobsDone' | 'JobsFailed' | 'ClaimsRefused' | 'ClaimsHeld' | 'Retries';
 
 /** Adds one to a count. */

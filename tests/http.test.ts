@@ -12,8 +12,7 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-const failing = (error: unknown) =>
-  httpHandler('POST', {}, () => Promise.reject(error))(postJobs(null), lambdaContext());
+const failing = (error: unknown) => httpHandler('POST', () => Promise.reject(error))(postJobs(null), lambdaContext());
 
 test('an answer is JSON, with headers of its own', () => {
   expect(json(200, { b: 1, a: 'é' }, { 'X-Own': '1' })).toEqual({
@@ -26,13 +25,13 @@ test('an answer is JSON, with headers of its own', () => {
 
 test('what the handler answers goes out as it is', async () => {
   const answer = json(200, { ok: true });
-  expect(await httpHandler('POST', {}, async () => answer)(postJobs(null), lambdaContext())).toEqual(answer);
+  expect(await httpHandler('POST', async () => answer)(postJobs(null), lambdaContext())).toEqual(answer);
 });
 
 test('another method is not allowed, and the handler does not see it', async () => {
   const answer = jest.fn(async () => json(200, {}));
   const event = { ...postJobs('{"text": "a"}'), httpMethod: 'PATCH' };
-  expect(await httpHandler('POST', {}, answer)(event, lambdaContext())).toEqual({
+  expect(await httpHandler('POST', answer)(event, lambdaContext())).toEqual({
     statusCode: 405,
     headers: { 'Content-Type': 'application/json', Allow: 'POST' },
     body: '{"error":"Method PATCH is not allowed"}',
@@ -48,7 +47,7 @@ test('the headers of the path go with every answer', async () => {
     () => Promise.reject(new Error('broken')),
   ];
   for (const answer of answers) {
-    expect(await httpHandler('POST', headers, answer)(postJobs(null), lambdaContext())).toMatchObject({ headers });
+    expect(await httpHandler('POST', answer, headers)(postJobs(null), lambdaContext())).toMatchObject({ headers });
   }
 });
 

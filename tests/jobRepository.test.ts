@@ -426,7 +426,10 @@ describe('end', () => {
   test('with a result too large for the table is an ERROR that says so', async () => {
     const item = await givenClaimed();
     const end: End = { status: 'DONE', result: { big: { stage: 'big', text: 'x'.repeat(400 * 1024) } } };
-    const stored = { status: 'ERROR', errorMessage: 'The result is too large to be stored' };
+    const stored = {
+      status: 'ERROR',
+      errorMessage: 'The result cannot be stored: it is too large or too deeply nested',
+    };
     expect(await repository.end(job.jobId, MINE, end, NOW + 5)).toEqual(stored);
     expect(await read()).toEqual({ ...item, ...stored, updatedAt: NOW + 5 });
   });
@@ -571,7 +574,12 @@ describe('a text of the greatest length', () => {
     await repository.create(job, '8e03978e-40d5-43dd-bc93-6894a57f9324');
     const claim = await repository.claim(job.jobId, MINE, NOW);
     expect(claim).toMatchObject({ outcome: 'claimed', job: { text } });
-    const tools = { pause: async () => undefined, signal: new AbortController().signal, clock: () => 0 };
+    const tools = {
+      jobId: job.jobId,
+      pause: async () => undefined,
+      signal: new AbortController().signal,
+      clock: () => 0,
+    };
     const end = await runStages(stages, text, tools);
     expect(end.status).toBe('DONE');
     expect(await repository.end(job.jobId, MINE, end, NOW)).toEqual(end);

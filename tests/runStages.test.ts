@@ -16,7 +16,7 @@ afterEach(() => {
 /** Runs the stages with a clock that gains a second with every look at it. */
 function run(stages: readonly Stage[], signal = new AbortController().signal) {
   let now = 0;
-  return runStages(stages, TEXT, { pause: async () => undefined, signal, clock: () => (now += 1000) });
+  return runStages(stages, TEXT, { jobId: 'id', pause: async () => undefined, signal, clock: () => (now += 1000) });
 }
 
 const passing = (name: string): Stage => ({ name, run: async (text) => ({ stage: name, length: text.length }) });
@@ -56,19 +56,19 @@ test('a stage begins when the one before it is done', async () => {
   expect(seen).toEqual(['slow begins', 'slow is done', 'next begins']);
 });
 
-test('a stage gets the pause and the signal', async () => {
+test('a stage gets the job’s id, the pause and the signal', async () => {
   const { signal } = new AbortController();
   const pause = async () => undefined;
   const tools: unknown[] = [];
   const stage: Stage = {
     name: 'curious',
     async run(_text, given) {
-      tools.push(given.pause, given.signal);
+      tools.push(given.jobId, given.pause, given.signal);
       return { stage: 'curious' };
     },
   };
-  await runStages([stage], TEXT, { pause, signal, clock: () => 0 });
-  expect(tools).toEqual([pause, signal]);
+  await runStages([stage], TEXT, { jobId: 'id', pause, signal, clock: () => 0 });
+  expect(tools).toEqual(['id', pause, signal]);
 });
 
 test('the first stage that throws ends the job with its message, and no other begins', async () => {

@@ -14,7 +14,7 @@ const { signal } = new AbortController();
 
 /** The stage's answer, without the wait. */
 const run = (stage: Stage, text: string): Promise<StageResult> =>
-  stage.run(text, { pause: async () => undefined, signal });
+  stage.run(text, { jobId: 'id', pause: async () => undefined, signal });
 
 /** Texts of few words in mixed case, so that words repeat and sentiments meet. */
 const texts = fc
@@ -69,6 +69,7 @@ describe('the stages', () => {
   ])('each wait as long as the work that they stand for, with the signal to stop', async (stage, milliseconds) => {
     const waits: unknown[] = [];
     await stage.run('a text', {
+      jobId: 'id',
       signal,
       pause: async (...wait) => {
         waits.push(wait);
@@ -79,7 +80,7 @@ describe('the stages', () => {
 
   test.each(stages)('$name fails as its wait does', async ({ run }) => {
     const pause = () => Promise.reject(new Error('stopped'));
-    await expect(run('a text', { pause, signal })).rejects.toThrow('stopped');
+    await expect(run('a text', { jobId: 'id', pause, signal })).rejects.toThrow('stopped');
   });
 
   test('answer the same for the same text, in plain JSON', async () => {

@@ -27,14 +27,15 @@ export interface CreateJobDependencies {
 export function buildHandler(dependencies: CreateJobDependencies) {
   const { repository, startWorker, lifetimes, idNamespace, newId, clock } = dependencies;
 
-  return httpHandler('POST', {}, async (event) => {
+  return httpHandler('POST', async (event) => {
     const text = parseText(event);
     const idempotencyKey = parseIdempotencyKey(event);
     const jobId = idempotencyKey === undefined ? newId() : idFromKey(idempotencyKey, idNamespace);
     logger.appendKeys({ jobId });
 
     const job = newJob(jobId, text, unixSeconds(clock()), lifetimes);
-    const acceptance = await acceptJob(repository, startWorker, job, newId());
+    const acceptToken = newId();
+    const acceptance = await acceptJob(repository, startWorker, job, acceptToken);
     logger.info('POST answered', { outcome: acceptance.outcome });
 
     switch (acceptance.outcome) {

@@ -15,16 +15,20 @@ export interface GetJobDependencies {
 
 /** `GET /jobs/{jobId}`: the job as it stands, in every state. */
 export function buildHandler({ repository, clock }: GetJobDependencies) {
-  return httpHandler('GET', { 'Cache-Control': 'no-store' }, async (event) => {
-    const jobId = event.pathParameters?.['jobId'] ?? '';
-    logger.appendKeys({ jobId });
-    const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
-    if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`);
-    return json(200, publicFields(job), isEnded(job) ? {} : { 'Retry-After': '1' });
-  });
+  return httpHandler(
+    'GET',
+    async (event) => {
+      const jobId = event.pathParameters?.['jobId'] ?? '';
+      logger.appendKeys({ jobId });
+      const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
+      if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`);
+      return json(200, publicFields(job), isEnded(job) ? {} : { 'Retry-After': '1' });
+    },
+    { 'Cache-Control': 'no-store' },
+  );
 }
 
-/** What the API shows of a job, in the order of the original. */
+/** What the API shows of a job, in this order. */
 function publicFields(job: Job) {
   const { jobId, status, text, createdAt, updatedAt } = job;
   const fields = { jobId, status, text, createdAt, updatedAt };

@@ -6,7 +6,7 @@ import { requireEnv } from '../config.ts';
 import { newLease, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { runStages } from '../runStages.ts';
-import { type Stage, type StageTools, stages } from '../stages.ts';
+import { type Stage, type StageTools, stages as sampleStages } from '../stages.ts';
 import { count, countAttempt, countEnd, logger, observed } from '../telemetry.ts';
 
 /** What the handler needs of the world. */
@@ -63,7 +63,7 @@ export function buildHandler(dependencies: WorkerDependencies) {
       countAttempt(job, unixSeconds(started));
 
       try {
-        const end = await runStages(stages, job.text, { pause, signal, clock });
+        const end = await runStages(stages, job.text, { jobId, pause, signal, clock });
         const endedAt = unixSeconds(clock());
         const stored = await repository.end(jobId, lease, end, endedAt);
         if (stored === undefined) throw new Error(`Job ${jobId} is no longer held by this attempt`);
@@ -90,7 +90,7 @@ function parseJobId(event: unknown): string {
 
 export const handler = buildHandler({
   repository: new JobRepository(documentClient(), requireEnv('JOBS_TABLE_NAME')),
-  stages,
+  stages: sampleStages,
   pause: (milliseconds, signal) => sleep(milliseconds, undefined, { signal }),
   abortAfter: (milliseconds) => AbortSignal.timeout(milliseconds),
   newToken: () => uuid(),

@@ -496,7 +496,10 @@ describe('An Idempotency-Key', () => {
     await invokeWorker({ jobId }, 'Event');
     const { end } = await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS);
 
-    expect(end.json).toMatchObject({ status: 'ERROR', errorMessage: 'The result is too large to be stored' });
+    expect(end.json).toMatchObject({
+      status: 'ERROR',
+      errorMessage: 'The result cannot be stored: it is too large or too deeply nested',
+    });
     expect(fieldsOf(end)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt', 'errorMessage']);
     expect(end.headers).not.toHaveProperty('retry-after');
     await invokeWorker({ jobId }, 'RequestResponse');

@@ -25,7 +25,7 @@ const WORKER_TIMEOUT_SECONDS = 17;
 const RETRY_DELAY_SECONDS = WORKER_TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS + 2;
 const MAX_EVENT_AGE_SECONDS = 100;
 /** The README's bound: no attempt begins after the deadline, and a lease lasts as long as it does. */
-const BOUND_SECONDS = MAX_EVENT_AGE_SECONDS + 2 * WORKER_TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS + 1;
+const BOUND_SECONDS = MAX_EVENT_AGE_SECONDS + 2 * WORKER_TIMEOUT_SECONDS + 2 * CLOCK_SKEW_SECONDS;
 /** For the watcher to see it. */
 const LIMIT_MS = (BOUND_SECONDS + 15) * 1000;
 const DEPLOY_LIMIT_MS = 120_000;
