@@ -126,6 +126,9 @@ require_variables() {
 # prepare TOOL...: what each of these scripts needs before its own work. Leaves the path of the
 # project's own Node.js in NODE.
 prepare() {
+  # Last: the sam that local.sh installed, where there is no other.
+  PATH="$PATH:$PWD/.tools/sam/bin:$PWD/.tools/sam/Scripts"
+  export PATH
   require_tools "$@"
   require_files package.json package-lock.json template.yaml samconfig.toml
   load_env .env

@@ -11,7 +11,7 @@ mkdir -p "$LOGS"
 OLDEST_SAM_MINOR=154
 
 fail() {
-  printf 'error: %s\n' "$*" >&2
+  printf 'Error: %s\n' "$*" >&2
   exit 1
 }
 

@@ -9,6 +9,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# Before anything is installed.
+for argument in "$@"; do
+  case $argument in
+    --once | --port | --port=* | [0-9]*) ;;
+    *) fail 'usage: bash scripts/local.sh [--once] [--port PORT]' ;;
+  esac
+done
+
 need_npm_packages
 need_sam
 need_local_aws

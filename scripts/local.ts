@@ -43,7 +43,7 @@ try {
   }
 } catch (error) {
   await aws?.stop();
-  console.error(`error: ${error instanceof Error ? error.message : error}`);
+  console.error(`Error: ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
 }
 

@@ -85,7 +85,7 @@ await run(async () => {
   for (const resource of retained) console.log(`  ${resource} (its DeletionPolicy keeps it)`);
   console.log(`  ${bucketLine}`);
   console.log('  CloudWatch keeps past metrics for up to 15 months, free of charge');
-  console.log('  On this machine: .env, .aws-sam/ and node_modules/');
+  console.log('  On this machine: .env, .aws-sam/, node_modules/ and .tools/');
   return 0;
 });
 
