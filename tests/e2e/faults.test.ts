@@ -60,11 +60,17 @@ async function openWorld() {
       LAMBDA_ASYNC_RETRY_MAX_SECONDS: String(RETRY_DELAY_SECONDS),
     },
   });
+  const closers = [aws.stop];
+  const close = async () => {
+    for (const closer of closers) await closer();
+  };
   try {
     const recorder = await startStageRecorder((jobName, stage, count) => {
       return plans.get(jobName)?.stage?.(stage, count) ?? 'work 50';
     });
+    closers.push(recorder.close);
     const proxy = await startFaultProxy(aws.endpoint, (call) => plans.get(nameOf(call.text))?.fault?.(call));
+    closers.push(proxy.close);
     const stack = await deployTestStack(aws, {
       proxyUrl: proxy.url,
       parameters: {
@@ -134,13 +140,11 @@ async function openWorld() {
       close: async () => {
         watcher.stop();
         for (const client of [lambda, sqs, dynamodb]) client.destroy();
-        await aws.stop();
-        await proxy.close();
-        await recorder.close();
+        await close();
       },
     };
   } catch (error) {
-    await aws.stop();
+    await close();
     throw error;
   }
 }
