@@ -138,3 +138,60 @@ test('all that outlives a function goes with the stack', () => {
     expect.arrayContaining(['ApiBaseUrl', 'CreateJobEndpoint', 'GetJobEndpoint', 'JobsTableName']),
   );
 });
+
+test('what API Gateway answers by itself is in our form, with the right status', () => {
+  const responses = nodeAt(properties('JobsApi'), 'GatewayResponses');
+  const statuses = Object.entries(responses).map(([name, response]) => {
+    const body = at(response, 'ResponseTemplates', 'application/json');
+    // The one variable stands for a JSON string.
+    const filled: unknown = JSON.parse(String(body).replace('$context.error.messageString', '"why"'));
+    expect(filled).toEqual({ error: expect.any(String) });
+    return [name, nodeAt(responses, name)['StatusCode']];
+  });
+  expect(Object.fromEntries(statuses)).toEqual({
+    DEFAULT_4XX: undefined,
+    DEFAULT_5XX: undefined,
+    MISSING_AUTHENTICATION_TOKEN: 404,
+    REQUEST_TOO_LARGE: 413,
+    THROTTLED: 429,
+    INTEGRATION_TIMEOUT: 504,
+  });
+});
+
+test('POST has a rate limit of its own, by the path as CloudFormation spells it', () => {
+  const limits = (prefix: string) => ({
+    ThrottlingRateLimit: { Ref: `${prefix}RateLimit` },
+    ThrottlingBurstLimit: { Ref: `${prefix}BurstLimit` },
+  });
+  expect(at(properties('JobsApi'), 'MethodSettings')).toEqual([
+    { ResourcePath: '/*', HttpMethod: '*', ...limits('Read') },
+    { ResourcePath: '/~1jobs', HttpMethod: 'POST', ...limits('Submit') },
+  ]);
+});
+
+test('every alarm says what to do in a section that the README has', () => {
+  const readme = readFileSync(join(__dirname, '../README.md'), 'utf8');
+  const alarms = Object.entries(nodeAt(template, 'Resources')).filter(([name]) => name.endsWith('Alarm'));
+  expect(alarms).toHaveLength(4);
+  for (const [name] of alarms) {
+    const [, section] = /"(Runbook: [^"]+)"/.exec(String(at(properties(name), 'AlarmDescription'))) ?? [];
+    expect(readme).toContain(`### ${section}\n`);
+  }
+});
+
+test('the dashboard is JSON, and shows the metrics that the functions count', () => {
+  const body = String(at(properties('Dashboard'), 'DashboardBody', 'Fn::Sub'));
+  expect(() => JSON.parse(body)).not.toThrow();
+  for (const metric of [
+    'JobsAccepted',
+    'JobsDone',
+    'JobsFailed',
+    'ClaimsRefused',
+    'ClaimsHeld',
+    'Retries',
+    'TimeInQueue',
+    'TimeToEnd',
+  ]) {
+    expect(body).toContain(`"${metric}"`);
+  }
+});
