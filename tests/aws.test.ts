@@ -78,6 +78,9 @@ test('the worker is started by an event that holds the job id alone', async () =
   expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
     { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: '{"jobId":"\\"id\\""}' },
   ]);
+  // However long Lambda asks the SDK to wait before it tries again.
+  const [, options]: readonly unknown[] = lambda.calls()[0]?.args ?? [];
+  expect(options).toEqual({ abortSignal: expect.any(AbortSignal) });
   lambda.restore();
 });
 

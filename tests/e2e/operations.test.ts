@@ -1,10 +1,16 @@
 /** The operator's scripts, as an operator runs them, on the local AWS: from a checkout whose path has a space, with a .env. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
-import { CloudFormationClient, ListStacksCommand } from '@aws-sdk/client-cloudformation';
+import {
+  CloudFormationClient,
+  CreateStackCommand,
+  DeleteStackCommand,
+  ListStacksCommand,
+} from '@aws-sdk/client-cloudformation';
 import { CloudWatchLogsClient, DescribeLogGroupsCommand } from '@aws-sdk/client-cloudwatch-logs';
 import { DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient, ListFunctionsCommand } from '@aws-sdk/client-lambda';
@@ -203,6 +209,24 @@ describe('on the local AWS', () => {
     expect(stderr).toMatch(/^Error: The stack operations does not exist in account \d{12}, region us-east-1\n$/);
   });
 
+  test('teardown.sh refuses a stack that is not of this application', async () => {
+    const TemplateBody = JSON.stringify({ Resources: { Queue: { Type: 'AWS::SQS::Queue' } } });
+    await clients.cloudFormation.send(new CreateStackCommand({ StackName: 'foreign', TemplateBody }));
+    const settings = [...KEYS, `AWS_ENDPOINT_URL=${aws.endpoint}`, 'SAM_CLI_TELEMETRY=0'];
+    writeEnv([...settings, 'AWS_DEFAULT_REGION=us-east-1', 'STACK_NAME=foreign']);
+
+    const { code, stderr } = await run(script('teardown.sh', '--yes'));
+
+    writeEnv([...settings, ...PLACE]);
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: "Error: The stack foreign is none of this application's; nothing was deleted\n",
+    });
+    const { QueueUrls = [] } = await clients.sqs.send(new ListQueuesCommand({}));
+    expect(QueueUrls).toHaveLength(1);
+    await clients.cloudFormation.send(new DeleteStackCommand({ StackName: 'foreign' }));
+  });
+
   test('deploy.sh deploys, and prints a curl command that submits a job', async () => {
     const deployed = await run(script('deploy.sh'));
 
@@ -237,6 +261,24 @@ describe('on the local AWS', () => {
 
     expect(outcome.code).toBe(code);
     expect(outcome.stderr).toMatch(message);
+  });
+
+  test('poll.sh takes nothing but a word and a number from a server that lies', async () => {
+    const mark = join(folder, 'mark');
+    const status = `PENDING BASH_VERSINFO[$(touch '${mark}')]*0+1`;
+    const server = createServer((_request, response) => response.end(JSON.stringify({ status }))).listen(
+      0,
+      '127.0.0.1',
+    );
+    await once(server, 'listening');
+    const address = server.address();
+    const port = typeof address === 'object' ? address?.port : undefined;
+
+    const { code, stderr } = await run(script('poll.sh', `http://127.0.0.1:${port}/jobs/id`, '3'));
+
+    server.close();
+    expect({ code, isMarked: existsSync(mark) }).toEqual({ code: 3, isMarked: false });
+    expect(stderr).toMatch(/^Error: the answer of \S+ is no job: /);
   });
 
   test('poll.sh stops at its limit', async () => {
