@@ -37,7 +37,6 @@ export class Cloud {
         recordSuccess() {},
       },
     }),
-    { marshallOptions: { removeUndefinedValues: true } },
   );
 
   async createTable(): Promise<void> {

@@ -54,7 +54,7 @@ export async function startJobsTable(): Promise<JobsTable> {
         { step: 'finalizeRequest', priority: 'low', name: 'wire' },
       );
     }
-    return DynamoDBDocumentClient.from(client, { marshallOptions: { removeUndefinedValues: true } });
+    return DynamoDBDocumentClient.from(client);
   };
 
   const direct = connect();
