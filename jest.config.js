@@ -11,7 +11,7 @@ export default {
     {
       ...common,
       displayName: 'unit',
-      testMatch: ['<rootDir>/tests/*.test.ts'],
+      testMatch: ['<rootDir>/tests/unit/**/*.test.ts'],
       setupFiles: ['<rootDir>/tests/support/environment.ts'],
     },
     ...[
@@ -20,7 +20,7 @@ export default {
     ].map((project) => ({
       ...common,
       ...project,
-      setupFiles: ['<rootDir>/tests/support/environment.ts', '<rootDir>/tests/model/environment.ts'],
+      setupFiles: ['<rootDir>/tests/support/environment.ts', '<rootDir>/tests/model/silence.ts'],
     })),
     {
       ...common,

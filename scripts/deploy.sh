@@ -3,8 +3,8 @@
 # Ends by printing the endpoints, and a curl command that submits a job.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/aws-env.sh
-. scripts/aws-env.sh
+# shellcheck source=scripts/aws/env.sh
+. scripts/aws/env.sh
 
 [ $# -eq 0 ] || fail 'usage: scripts/deploy.sh (its settings are in .env)'
 prepare sam node npm
@@ -20,4 +20,4 @@ echo "Deploying the stack $STACK_NAME to $AWS_DEFAULT_REGION ..."
 sam deploy --stack-name "$STACK_NAME" --s3-prefix "$STACK_NAME" --region "$AWS_DEFAULT_REGION" ||
   fail "sam deploy failed, as it says above. Where a first deployment failed (ROLLBACK_COMPLETE), run scripts/teardown.sh before the next"
 
-"$NODE" scripts/endpoints.ts
+"$NODE" scripts/aws/endpoints.ts

@@ -6,8 +6,8 @@
 #
 # --once ends after the job; the port (also: PORT=...) is 4566 if none is given.
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/local/install.sh
+. "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 
 # Before anything is installed.
 for argument in "$@"; do
@@ -20,4 +20,4 @@ done
 need_npm_packages
 need_sam
 need_local_aws
-exec node_modules/.bin/node scripts/local.ts "$@"
+exec node_modules/.bin/node scripts/local/serve.ts "$@"

@@ -3,8 +3,8 @@
 #   scripts/logs.sh JOB_ID
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/aws-env.sh
-. scripts/aws-env.sh
+# shellcheck source=scripts/aws/env.sh
+. scripts/aws/env.sh
 
 prepare node npm
-exec "$NODE" scripts/logs.ts "$@"
+exec "$NODE" scripts/aws/logs.ts "$@"

@@ -4,8 +4,8 @@
 #   scripts/redrive.sh --send    sends each to the worker again, and deletes it from the queue
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/aws-env.sh
-. scripts/aws-env.sh
+# shellcheck source=scripts/aws/env.sh
+. scripts/aws/env.sh
 
 prepare node npm
-exec "$NODE" scripts/redrive.ts "$@"
+exec "$NODE" scripts/aws/redrive.ts "$@"

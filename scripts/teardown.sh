@@ -4,8 +4,8 @@
 #   scripts/teardown.sh --yes    does not ask
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/aws-env.sh
-. scripts/aws-env.sh
+# shellcheck source=scripts/aws/env.sh
+. scripts/aws/env.sh
 
 prepare node npm
-exec "$NODE" scripts/teardown.ts "$@"
+exec "$NODE" scripts/aws/teardown.ts "$@"

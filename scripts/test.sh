@@ -4,8 +4,8 @@
 #
 #   bash scripts/test.sh
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/local/install.sh
+. "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 
 passed=0
 failed=0
@@ -53,7 +53,7 @@ check 'Format and lint (biome)' biome biome ci --colors=off .
 check 'Types (tsc)' tsc tsc
 check 'Dead code (knip)' knip knip
 check 'API description (redocly)' redocly redocly lint openapi.yaml
-check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh .ci/run
+check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh scripts/*/*.sh .ci/run
 check 'Template (sam validate --lint)' template sam validate --lint
 jest_tests 'Unit, repository and model tests (npm test), with full coverage of src/' unit npm test -- --coverage
 jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --

@@ -4,7 +4,6 @@ import { InvokeCommand } from '@aws-sdk/client-lambda';
 import { DynamoDBDocumentClient, PutCommand } from '@aws-sdk/lib-dynamodb';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { type Job, newJob, unixSeconds } from '../../src/job.ts';
-import { openContract } from './contract.ts';
 import {
   type Answer,
   type Backstage,
@@ -21,7 +20,8 @@ import {
   request,
   stringField,
   submit,
-} from './support.ts';
+} from './deployment.ts';
+import { openContract } from './openapiContract.ts';
 
 jest.setTimeout(120_000);
 

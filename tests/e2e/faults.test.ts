@@ -8,14 +8,14 @@ import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DeleteMessageCommand, ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { startLocalAws } from '../../scripts/localAws.ts';
+import { startLocalAws } from '../../scripts/local/localAws.ts';
 import { CLOCK_SKEW_SECONDS } from '../../src/job.ts';
 import { at, readTemplate } from '../support/template.ts';
+import { type Answer, clientOptions, getJob, sleep, stringField, submit } from './deployment.ts';
 import { type Call, FAULTS, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
+import { type Ending, Watcher } from './jobWatcher.ts';
 import { type StageAction, startStageRecorder } from './stageRecorder.ts';
-import { type Answer, clientOptions, getJob, sleep, stringField, submit } from './support.ts';
 import { deployTestStack } from './testStack.ts';
-import { type Ending, Watcher } from './watcher.ts';
 
 /**
  * As on AWS, in other proportions: Lambda's first try after a failure (there 60 s) comes later than

@@ -23,8 +23,8 @@ import {
 } from '@aws-sdk/client-s3';
 import { GetQueueUrlCommand, ListQueuesCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { type LocalAws, startLocalAws } from '../../scripts/localAws.ts';
-import { clientOptions, sleep } from './support.ts';
+import { type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { clientOptions, sleep } from './deployment.ts';
 
 jest.setTimeout(120_000);
 
@@ -163,7 +163,7 @@ describe('before anything is deployed', () => {
     );
 
     const { stdout, stderr } = await bash(
-      `cd '${checkout}' && . scripts/aws-env.sh && load_env .env && printf '%s|' "$AWS_PROFILE" "$AWS_DEFAULT_REGION" "$STACK_NAME" "\${AWS_ACCESS_KEY_ID-}" && ls`,
+      `cd '${checkout}' && . scripts/aws/env.sh && load_env .env && printf '%s|' "$AWS_PROFILE" "$AWS_DEFAULT_REGION" "$STACK_NAME" "\${AWS_ACCESS_KEY_ID-}" && ls`,
       { env: { ...shellEnv(), AWS_ACCESS_KEY_ID: 'of the shell' } },
     );
 

@@ -1,6 +1,6 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { build, deploy, type LocalAws, type Stack } from '../../scripts/localAws.ts';
+import { build, deploy, type LocalAws, type Stack } from '../../scripts/local/localAws.ts';
 import { senderBanner } from './faultProxy.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');

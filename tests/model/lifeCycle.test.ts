@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { checkSequences } from './check.ts';
-import { outcomes } from './world.ts';
+import { checkSequences } from './checkSequences.ts';
+import { outcomes } from './simulatedWorld.ts';
 
 // The same sequences every time; `npm run test:soak` tries others.
 const SEED = 3;

@@ -1,19 +1,8 @@
 import { once } from 'node:events';
-import {
-  CreateTableCommand,
-  type CreateTableCommandInput,
-  DynamoDBClient,
-  waitUntilTableExists,
-} from '@aws-sdk/client-dynamodb';
+import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dynamodb';
 import dynalite from 'dynalite';
-
-/** The table's shape in template.yaml; tests/template.test.ts holds the two together. */
-export const TABLE = {
-  BillingMode: 'PAY_PER_REQUEST',
-  AttributeDefinitions: [{ AttributeName: 'jobId', AttributeType: 'S' }],
-  KeySchema: [{ AttributeName: 'jobId', KeyType: 'HASH' }],
-} satisfies Omit<CreateTableCommandInput, 'TableName'>;
+import { TABLE } from '../../scripts/local/tableShape.ts';
 
 /** Stands between a client and the network: may delay a request, send it again, or lose its answer. */
 export type Wire = <T>(command: string, send: () => Promise<T>) => Promise<T>;

@@ -1,6 +1,6 @@
 // One of two halves of the same, so that jest gives each a core. Their seeds are random.
 import { test } from '@jest/globals';
-import { checkSequences } from '../check.ts';
+import { checkSequences } from '../checkSequences.ts';
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
   await checkSequences({ runs: 6000, isWild: false });

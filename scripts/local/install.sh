@@ -1,0 +1,146 @@
+# shellcheck shell=bash
+# What local.sh and test.sh share: one line per step, and the tools that they need, installed into
+# this checkout where they are missing. Works in the checkout's root, whatever the current folder.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+cd "$ROOT" || exit
+LOGS="$ROOT/.tools/logs"
+mkdir -p "$LOGS"
+
+# The first SAM CLI whose local Lambda takes asynchronous invocations, which the README shows.
+OLDEST_SAM_MINOR=154
+
+fail() {
+  printf 'Error: %s\n' "$*" >&2
+  exit 1
+}
+
+# ------------------------------------------------------------------------------------------ steps
+
+# The process group of the step at work, so that nothing of it outlives this script.
+step_group=''
+
+stop_step() {
+  [ -n "$step_group" ] || return 0
+  kill -TERM -- "-$step_group" 2>/dev/null || return 0
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    kill -0 -- "-$step_group" 2>/dev/null || return 0
+    sleep 0.5
+  done
+  kill -KILL -- "-$step_group" 2>/dev/null || true
+}
+
+interrupted() {
+  trap '' INT TERM HUP
+  printf '\ninterrupted\n' >&2
+  stop_step
+  exit "$1"
+}
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM HUP
+
+# step TITLE LOG COMMAND...: runs the command with its output in LOG, prints what it does and how
+# long it took, and gives its exit code.
+step() {
+  local title="$1" log="$2" code=0 started=$SECONDS
+  shift 2
+  printf '%s ... ' "$title"
+  # Monitor mode gives the command a process group of its own.
+  set -m
+  "$@" </dev/null >"$log" 2>&1 &
+  step_group=$!
+  set +m
+  wait "$step_group" || code=$?
+  step_group=''
+  if [ "$code" -eq 0 ]; then
+    printf '%s s\n' "$((SECONDS - started))"
+  else
+    printf 'failed after %s s\n' "$((SECONDS - started))"
+  fi
+  return "$code"
+}
+
+# must TITLE NAME COMMAND...: a step of the installation, without which nothing goes on.
+must() {
+  local title="$1" log="$LOGS/install-$2.log"
+  shift 2
+  step "$title" "$log" "$@" && return
+  tail -n 15 "$log" >&2
+  fail "$title failed; the whole output is in $log"
+}
+
+# ------------------------------------------------------------------------------------------ tools
+
+# The npm packages of the lock file, and with them Node 24, which the functions run on.
+need_npm_packages() {
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    fail 'Node.js 20 or newer with npm is needed: https://nodejs.org'
+  fi
+  node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
+    fail "Node.js 20 or newer is needed, and this is $(node --version): https://nodejs.org"
+  # npm writes this file when it is done.
+  local installed=node_modules/.package-lock.json
+  if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
+    must 'Installing the npm packages' npm npm ci --no-audit --no-fund
+  fi
+  case "$(node_modules/.bin/node --version 2>/dev/null)" in
+    v24.*) ;;
+    *) fail "The npm package 'node' did not bring Node 24; remove node_modules and run this again" ;;
+  esac
+}
+
+PYTHON=()
+
+find_python() {
+  [ "${#PYTHON[@]}" -eq 0 ] || return 0
+  local candidate
+  for candidate in python3 python 'py -3'; do
+    # shellcheck disable=SC2086 # two words in one case
+    if $candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+      # shellcheck disable=SC2206
+      PYTHON=($candidate)
+      "${PYTHON[@]}" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+        fail "Python's venv is missing; on Debian and Ubuntu: sudo apt install python3-venv"
+      return 0
+    fi
+  done
+  fail 'Python 3.10 or newer is needed (as python3, python or py): https://www.python.org/downloads'
+}
+
+# The folder of a virtual environment's programs.
+programs_of() {
+  if [ -d ".tools/$1/Scripts" ]; then printf '%s' "$ROOT/.tools/$1/Scripts"; else printf '%s' "$ROOT/.tools/$1/bin"; fi
+}
+
+# need_venv NAME TITLE: .tools/NAME holds what scripts/local/requirements-NAME.txt pins. Made anew when
+# the pins change, when it was not finished, when its Python is gone, and in a checkout that moved.
+need_venv() {
+  local name="$1" title="$2" pins="scripts/local/requirements-$1.txt" stamp=".tools/$1/installed.txt" wanted
+  wanted="$ROOT
+$(cat "$pins")"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$(programs_of "$name")/python" -c '' 2>/dev/null; then return; fi
+  find_python
+  rm -rf ".tools/$name"
+  must "Installing $title" "$name" make_venv "$name" "$pins"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+make_venv() {
+  "${PYTHON[@]}" -m venv ".tools/$1" &&
+    "$(programs_of "$1")/python" -m pip install --disable-pip-version-check --no-input -r "$2"
+}
+
+# The SAM CLI on PATH if it is recent enough, or else our own, then first on PATH.
+need_sam() {
+  local version major minor
+  version="$(SAM_CLI_TELEMETRY=0 sam --version 2>/dev/null | sed -n 's/^SAM CLI, version \([0-9.]*\).*/\1/p')" || version=''
+  IFS=. read -r major minor _ <<<"$version"
+  if [ "${major:-0}" -gt 1 ] || { [ "${major:-0}" -eq 1 ] && [ "${minor:-0}" -ge "$OLDEST_SAM_MINOR" ]; }; then return; fi
+  need_venv sam 'the SAM CLI'
+  PATH="$(programs_of sam):$PATH"
+  export PATH
+}
+
+need_local_aws() {
+  need_venv ministack 'ministack, the local AWS'
+}

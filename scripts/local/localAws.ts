@@ -1,0 +1,267 @@
+/**
+ * The local AWS: ministack on loopback, and the real SAM CLI against it. `scripts/local/install.sh` installs
+ * what this needs; nothing here asks for an AWS account, and none that the shell knows is touched.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { delimiter, dirname, join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
+
+export interface LocalAws {
+  /** `http://127.0.0.1:<port>`, for every AWS service. */
+  readonly endpoint: string;
+  readonly port: number;
+  /** The environment for child processes: Node 24 and sam on PATH, the endpoint, credentials, region. */
+  readonly env: Readonly<Record<string, string>>;
+  /** The emulator's process, whose children are the functions' processes. */
+  readonly pid: number;
+  /** What the emulator writes. */
+  readonly logFile: string;
+  /** Ends the emulator, the functions that it runs, and a `sam` that is still at work. Never throws. */
+  stop(): Promise<void>;
+}
+
+export interface Stack {
+  readonly stackName: string;
+  /** `http://<apiId>.execute-api.localhost:<port>/Prod`; curl resolves such names itself, Node does not. */
+  readonly baseUrl: string;
+  readonly outputs: Readonly<Record<string, string>>;
+}
+
+export interface StartOptions {
+  /** Default: a free one. */
+  readonly port?: number;
+  /** More environment for the emulator. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly logFile?: string;
+}
+
+const root = resolve(import.meta.dirname, '..', '..');
+const isWindows = process.platform === 'win32';
+const START_LIMIT_MS = 60_000;
+const STOP_LIMIT_MS = 5_000;
+const SHOWN_LINES = 30;
+
+/** The `sam` processes at work, by the port of their emulator. */
+const running = new Map<number, Set<ChildProcess>>();
+
+/**
+ * Starts the local AWS. It ends with {@link LocalAws.stop}, and with this process, however that ends.
+ *
+ * @throws Error when the port is in use, or when the emulator is not there or does not come up
+ */
+export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
+  const port = await freePort(options.port);
+  const endpoint = `http://127.0.0.1:${port}`;
+  // SAM leaves temporary folders behind: here they go when the local AWS does.
+  const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
+  const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
+  const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
+  mkdirSync(dirname(logFile), { recursive: true });
+  const log = openSync(logFile, 'w');
+
+  const python = join(root, '.tools', 'ministack', isWindows ? 'Scripts/python.exe' : 'bin/python');
+  const emulator = spawn(python, [join(root, 'scripts', 'local', 'emulator.py')], {
+    cwd: root,
+    // Without AWS_ENDPOINT_URL, which is for the emulator's clients.
+    env: {
+      ...withoutAws(env),
+      BIND_HOST: '127.0.0.1',
+      GATEWAY_PORT: String(port),
+      LAMBDA_EXECUTOR: 'local',
+      IOT_MTLS_ENABLED: '0',
+      SFTP_ENABLED: '0',
+      PYTHONUNBUFFERED: '1',
+      // Lambda's own delays: a retry comes when the lease of an attempt that died is over.
+      LAMBDA_ASYNC_RETRY_BASE_SECONDS: '60',
+      LAMBDA_ASYNC_RETRY_MAX_SECONDS: '120',
+      ...options.env,
+    },
+    stdio: ['pipe', log, log],
+    // A process group of its own, so that Ctrl-C reaches it through stop() only.
+    detached: !isWindows,
+  });
+  closeSync(log);
+  const ended = once(emulator, 'exit').catch((error: unknown) => error);
+  const stop = async () => {
+    for (const sam of running.get(port) ?? []) sam.kill();
+    emulator.stdin?.on('error', () => undefined).end();
+    await Promise.race([ended, sleep(STOP_LIMIT_MS, undefined, { ref: false })]);
+    await groupIsGone(emulator);
+    rmSync(scratch, { recursive: true, force: true });
+  };
+
+  const failed = ended.then((reason) => {
+    throw new Error(
+      reason instanceof Error
+        ? `The local AWS cannot be started; run 'bash scripts/local.sh' once, which installs it (${reason.message})`
+        : `The local AWS ended at its start:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
+    );
+  });
+  failed.catch(() => undefined);
+  try {
+    await Promise.race([isHealthy(endpoint, logFile), failed]);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { endpoint, port, env, pid: emulator.pid ?? 0, logFile, stop };
+}
+
+/**
+ * `sam build`. Paths in a template of another folder are read from the project's root.
+ *
+ * @throws Error with the last lines of sam's output
+ */
+export async function build(aws: LocalAws, options: { template?: string; buildDir?: string } = {}): Promise<void> {
+  const template = options.template === undefined ? [] : ['--template-file', resolve(options.template)];
+  // SAM's cache knows only one set of functions.
+  const buildDir = options.buildDir === undefined ? [] : ['--build-dir', resolve(options.buildDir), '--no-cached'];
+  await sam(aws, ['build', '--base-dir', root, ...template, ...buildDir]);
+}
+
+/**
+ * `sam deploy` of what {@link build} made.
+ *
+ * @throws Error with the last lines of sam's output
+ */
+export async function deploy(
+  aws: LocalAws,
+  options: { stackName: string; buildDir?: string; parameters?: Record<string, string> },
+): Promise<Stack> {
+  const { stackName, buildDir = join(root, '.aws-sam', 'build'), parameters = {} } = options;
+  const overrides = Object.entries(parameters).map(([name, value]) => `${name}="${value}"`);
+  await sam(aws, [
+    'deploy',
+    ...['--template-file', join(resolve(buildDir), 'template.yaml')],
+    ...['--stack-name', stackName, '--s3-prefix', stackName],
+    ...(overrides.length === 0 ? [] : ['--parameter-overrides', ...overrides]),
+  ]);
+  const outputs = await outputsOf(aws, stackName);
+  const [apiId] = new URL(outputs['ApiBaseUrl'] ?? '').hostname.split('.');
+  return { stackName, outputs, baseUrl: `http://${apiId}.execute-api.localhost:${aws.port}/Prod` };
+}
+
+async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<string, string>> {
+  const client = new CloudFormationClient({
+    endpoint: aws.endpoint,
+    region: 'us-east-1',
+    credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+  });
+  const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: stackName }));
+  client.destroy();
+  return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
+}
+
+/** Runs sam with the project's samconfig.toml, wherever the template is. */
+async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
+  const config = ['--config-file', join(root, 'samconfig.toml')];
+  const child = spawn('sam', [...args, ...config], { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const siblings = running.get(aws.port) ?? new Set();
+  running.set(aws.port, siblings.add(child));
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      output += chunk;
+    });
+  }
+  try {
+    const [code] = await once(child, 'close');
+    if (code !== 0) throw new Error(`sam ${args[0]} failed:\n${lastLines(output)}`);
+  } finally {
+    siblings.delete(child);
+  }
+}
+
+/** This process's environment, turned to the local AWS and to nothing else. */
+function environment(endpoint: string): Record<string, string> {
+  const env = withoutAws(process.env);
+  const pathName = Object.keys(env).find((name) => name.toUpperCase() === 'PATH') ?? 'PATH';
+  const noProxy = [env['NO_PROXY'] ?? env['no_proxy'], '127.0.0.1', 'localhost', '.localhost'].filter(Boolean).join();
+  return {
+    ...env,
+    [pathName]: [
+      // The functions' own Node version, and esbuild for sam.
+      join(root, 'node_modules', 'node', 'bin'),
+      join(root, 'node_modules', '.bin'),
+      env[pathName] ?? '',
+      // Last: a sam that is there is used, unless scripts/local/install.sh found it too old and put this first.
+      join(root, '.tools', 'sam', isWindows ? 'Scripts' : 'bin'),
+    ].join(delimiter),
+    AWS_ENDPOINT_URL: endpoint,
+    AWS_ACCESS_KEY_ID: 'test',
+    AWS_SECRET_ACCESS_KEY: 'test',
+    AWS_DEFAULT_REGION: 'us-east-1',
+    AWS_REGION: 'us-east-1',
+    AWS_CONFIG_FILE: join(root, '.tools', 'no-aws-config'),
+    AWS_SHARED_CREDENTIALS_FILE: join(root, '.tools', 'no-aws-credentials'),
+    AWS_EC2_METADATA_DISABLED: 'true',
+    SAM_CLI_TELEMETRY: '0',
+    // Seconds between two looks at a stack; 5 is sam's way with the real AWS.
+    SAM_CLI_POLL_DELAY: '0.2',
+    NO_PROXY: noProxy,
+    no_proxy: noProxy,
+  };
+}
+
+/** Without what the shell says of a real account. */
+function withoutAws(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const kept: Record<string, string> = {};
+  for (const [name, value] of Object.entries(env)) {
+    if (value !== undefined && !name.toUpperCase().startsWith('AWS_')) kept[name] = value;
+  }
+  return kept;
+}
+
+/** The port asked for, if it is free, or any free one. */
+async function freePort(port = 0): Promise<number> {
+  const server = createServer();
+  server.listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    const isInUse = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE';
+    const reason = isInUse ? 'is in use' : 'may not be used';
+    throw new Error(`Port ${port} ${reason}; choose another (scripts/local.sh --port PORT)`, { cause: error });
+  }
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  return typeof address === 'object' && address !== null ? address.port : port;
+}
+
+async function isHealthy(endpoint: string, logFile: string): Promise<void> {
+  const deadline = Date.now() + START_LIMIT_MS;
+  while (Date.now() < deadline) {
+    const isUp = await fetch(`${endpoint}/_ministack/health`, { signal: AbortSignal.timeout(2_000) }).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+    if (isUp) return;
+    await sleep(100);
+  }
+  throw new Error(
+    `The local AWS is not up after ${START_LIMIT_MS / 1000} s:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
+  );
+}
+
+/** Kills what is left of a process and its group, and waits until nothing is. */
+async function groupIsGone({ pid }: ChildProcess): Promise<void> {
+  if (pid === undefined || isWindows) return;
+  for (let tries = 0; tries < 50; tries += 1) {
+    try {
+      process.kill(-pid, 'SIGKILL');
+    } catch {
+      return;
+    }
+    await sleep(20);
+  }
+}
+
+function lastLines(output: string): string {
+  return output.trimEnd().split('\n').slice(-SHOWN_LINES).join('\n');
+}

@@ -1,0 +1,59 @@
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import addFormats from 'ajv-formats';
+import { OpenAPIBackend } from 'openapi-backend';
+import { parse } from 'yaml';
+import { type Answer, isLocalAws } from './deployment.ts';
+
+const file = resolve(import.meta.dirname, '..', '..', 'openapi.yaml');
+
+/**
+ * A check of answers against openapi.yaml: status, headers, media type and body. It throws an Error
+ * that says what of an answer is not described there. Paths that are not described are not checked.
+ */
+export async function openContract(): Promise<(method: string, url: string, answer: Answer) => void> {
+  const api = new OpenAPIBackend({
+    definition: parse(readFileSync(file, 'utf8')),
+    // Without its check of the document, which knows OpenAPI 3.0 only; `npm run lint` checks that.
+    quick: true,
+    customizeAjv: (_ajv, options) => addFormats(new Ajv2020({ ...options, strict: false, allErrors: true })),
+  });
+  await api.init();
+
+  return (method, url, answer) => {
+    // What the local AWS answers by itself: it does not know the template's GatewayResponses.
+    if (isLocalAws(url) && /^\{"message": ?"/.test(answer.text)) return;
+    const path = /\/jobs(?:\/[^/?]+)?$/.exec(url)?.[0];
+    if (path === undefined) return;
+    // Another method is answered with the 405 of the path's own one.
+    const operation = [method, 'GET', 'POST']
+      .map((candidate) => api.matchOperation({ method: candidate, path, headers: {} }))
+      .find((found) => found !== undefined);
+    if (operation?.operationId === undefined) return;
+
+    const { status, headers, json } = answer;
+    const described = operation.responses?.[status];
+    const problems: string[] = [];
+    if (described === undefined || '$ref' in described) {
+      problems.push('this status is not described');
+    } else {
+      for (const [name, header] of Object.entries(described.headers ?? {})) {
+        const isRequired = 'required' in header && header.required === true;
+        if (isRequired && !(name.toLowerCase() in headers)) problems.push(`header ${name} is missing`);
+      }
+      const mediaType = headers['content-type'] ?? 'none';
+      if (!(mediaType in (described.content ?? {}))) problems.push(`media type ${mediaType} is not described`);
+      const found = [
+        api.validateResponse(json, operation, status),
+        api.validateResponseHeaders(headers, operation, { statusCode: status }),
+      ].flatMap(({ errors }) => errors ?? []);
+      problems.push(...found.map(({ instancePath, message }) => `${instancePath || 'the body'} ${message}`));
+    }
+    if (problems.length > 0) {
+      throw new Error(
+        `${method} ${path.slice(0, 200)} answered ${status}, not as in openapi.yaml: ${problems.join('; ')}\n${answer.text.slice(0, 1000)}`,
+      );
+    }
+  };
+}

@@ -1,0 +1,211 @@
+import fc from 'fast-check';
+import { type Fate, type LastFate, MAX_SKEW_MS, type Process, WILD_SKEW_MS, type World } from './simulatedWorld.ts';
+
+/** One move in the world. Both the model and the thing under test are the world itself. */
+type Move = fc.AsyncCommand<World, World>;
+
+/** A move that is always possible. */
+function move(name: string, run: (world: World) => Promise<unknown>): Move {
+  return {
+    check: () => true,
+    run: async (_, world) => {
+      await run(world);
+    },
+    toString: () => name,
+  };
+}
+
+/** A move of one of several things; it is not possible while there are none. */
+function moveOne<T>(
+  name: string,
+  all: (world: Readonly<World>) => readonly T[],
+  run: (world: World, one: T) => Promise<unknown>,
+  number: number,
+): Move {
+  return {
+    check: (world) => all(world).length > 0,
+    run: async (_, world) => {
+      const things = all(world);
+      for (const one of things.slice(number % things.length).slice(0, 1)) await run(world, one);
+    },
+    toString: () => name,
+  };
+}
+
+const processes = ({ calling, working }: Readonly<World>): readonly Process[] => [...new Set([...calling, ...working])];
+const positions = (things: readonly unknown[]): readonly number[] => [...things.keys()];
+
+/** Every kind of move and its weight, on machines whose clocks are ahead of true time by at most `maxSkew` milliseconds. */
+function kindsOfMoves(maxSkew: number) {
+  const number = fc.nat({ max: 7 });
+  const skew = fc.constantFrom(0, 0, 0, 0, maxSkew, maxSkew, maxSkew - 1, 2500, 999, 1);
+  const lastFate = fc.constantFrom<LastFate>('dropped', 'carried out', 'late');
+
+  const call = (fate: Fate) =>
+    number.map((n) =>
+      moveOne(
+        `call(${n}, ${fate})`,
+        ({ calling }) => calling,
+        (world, process) => world.reply(process, fate),
+        n,
+      ),
+    );
+  const post = (text: string) =>
+    fc
+      .tuple(fc.constantFrom('k', 'k', 'k', undefined), skew)
+      .map(([key, skew]) => move(`post(${key ?? '-'}, ${text}, +${skew} ms)`, (world) => world.post(key, text, skew)));
+  const deliver = (isDuplicate: boolean, isStubborn: boolean) =>
+    fc.tuple(number, skew).map(([n, skew]) =>
+      moveOne(
+        `deliver(${n}${isDuplicate ? ', duplicate' : ''}, +${skew} ms${isStubborn ? ', stubborn' : ''})`,
+        ({ queue }) => positions(queue),
+        (world, at) => world.deliver(at, isDuplicate, skew, isStubborn),
+        n,
+      ),
+    );
+  const stage = (isThrowing: boolean) =>
+    number.map((n) =>
+      moveOne(
+        `stage(${n}, ${isThrowing ? 'throws' : 'done'})`,
+        ({ working }) => working,
+        (world, process) => world.endStage(process, isThrowing),
+        n,
+      ),
+    );
+  const advance = (...milliseconds: number[]) =>
+    fc
+      .tuple(fc.constantFrom(...milliseconds), lastFate)
+      .map(([ms, fate]) => move(`advance(${ms} ms, ${fate})`, (world) => world.advance(ms, fate)));
+
+  return {
+    // In every sequence.
+    serve: [24, call('served')],
+    accept: [2, fc.constant(move('accept(k, a)', (world) => world.accept('k', 'a')))],
+    deliver: [6, deliver(false, false)],
+    // In some.
+    attempt: [
+      4,
+      fc.tuple(number, skew).map(([n, skew]) =>
+        moveOne(
+          `attempt(${n}, +${skew} ms)`,
+          ({ queue }) => positions(queue),
+          async (world, at) => world.reply(await world.deliver(at, true, skew, true), 'served'),
+          n,
+        ),
+      ),
+    ],
+    post: [6, post('a')],
+    postOther: [2, post('b')],
+    get: [
+      3,
+      fc.tuple(number, skew).map(([n, skew]) =>
+        moveOne(
+          `get(${n}, +${skew} ms)`,
+          ({ jobIds }) => jobIds,
+          (world, id) => world.get(id, skew),
+          n,
+        ),
+      ),
+    ],
+    carryOut: [4, call('carried out')],
+    timeOut: [4, call('timed out')],
+    late: [3, call('late')],
+    land: [
+      3,
+      number.map((n) =>
+        moveOne(
+          `land(${n})`,
+          ({ late }) => positions(late),
+          (world, at) => world.land(at),
+          n,
+        ),
+      ),
+    ],
+    refuse: [5, call('refused')],
+    lose: [
+      4,
+      number.map((n) =>
+        moveOne(
+          `lose(${n})`,
+          ({ calling }) => calling,
+          (world, process) => world.lose(process),
+          n,
+        ),
+      ),
+    ],
+    stageDone: [8, stage(false)],
+    stageThrows: [3, stage(true)],
+    runOut: [5, number.map((n) => moveOne(`runOut(${n})`, processes, (world, process) => world.runOut(process), n))],
+    kill: [
+      3,
+      fc
+        .tuple(number, lastFate)
+        .map(([n, fate]) =>
+          moveOne(`kill(${n}, ${fate})`, processes, (world, process) => world.kill(process, fate), n),
+        ),
+    ],
+    deliverTwice: [4, deliver(true, false)],
+    deliverStubborn: [6, deliver(true, true)],
+    breathe: [4, advance(1, 400, 1000, 4000, 5000)],
+    wait: [5, advance(11_000, 21_000, 21_000, 26_000, 26_000, 30_000, 36_000, 60_000)],
+    waitLong: [1, advance(600_000, 700_000)],
+    setClock: [
+      2,
+      fc
+        .tuple(number, skew)
+        .map(([n, skew]) =>
+          moveOne(`setClock(${n}, +${skew} ms)`, processes, (world, process) => world.setClock(process, skew), n),
+        ),
+    ],
+    redrive: [
+      2,
+      number.map((n) =>
+        moveOne(
+          `redrive(${n})`,
+          ({ deadLetters }) => positions(deadLetters),
+          (world, at) => world.redrive(at),
+          n,
+        ),
+      ),
+    ],
+    expire: [
+      1,
+      fc.tuple(number, fc.constantFrom(-5000, -1000, 0, 1000)).map(([n, ms]) =>
+        moveOne(
+          `expire(${n}, ${ms} ms)`,
+          ({ jobIds }) => jobIds,
+          (world, id) => world.advanceToExpiry(id, ms),
+          n,
+        ),
+      ),
+    ],
+    sweep: [
+      2,
+      number.map((n) =>
+        moveOne(
+          `sweep(${n})`,
+          ({ jobIds }) => jobIds,
+          (world, id) => world.sweep(id),
+          n,
+        ),
+      ),
+    ],
+  } as const satisfies Record<string, readonly [number, fc.Arbitrary<Move>]>;
+}
+
+/**
+ * Sequences of moves. Each has some kinds of moves and leaves out others, because a sequence of
+ * everything seldom goes deep ("swarm testing"). Some are about attempts that follow each other alone.
+ */
+export function sequences({ isWild }: { readonly isWild: boolean }): fc.Arbitrary<Iterable<Move>> {
+  const { serve, accept, deliver, ...others } = kindsOfMoves(isWild ? WILD_SKEW_MS : MAX_SKEW_MS);
+  const { attempt, kill, refuse, wait, breathe } = others;
+  const sequencesOf = (kinds: readonly (readonly [number, fc.Arbitrary<Move>])[]) => {
+    const choices = [serve, accept, deliver, ...kinds].map(([weight, arbitrary]) => ({ weight, arbitrary }));
+    return fc.commands([fc.oneof(...choices)], { maxCommands: 60, size: 'max' });
+  };
+  return fc.oneof(
+    { weight: 4, arbitrary: fc.subarray(Object.values(others), { minLength: 4, maxLength: 12 }).chain(sequencesOf) },
+    { weight: 1, arbitrary: sequencesOf([attempt, kill, refuse, wait, breathe]) },
+  );
+}

@@ -1,0 +1,158 @@
+import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
+import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { mockClient } from 'aws-sdk-client-mock';
+import { documentClient } from '../../../src/aws.ts';
+import { buildHandler, handler } from '../../../src/handlers/getJob.ts';
+import { type Job, newJob } from '../../../src/job.ts';
+import { JobRepository } from '../../../src/jobRepository.ts';
+import { captureConsole } from '../../support/consoleCapture.ts';
+import { apiEvent, errorOf, getJobs } from '../../support/events.ts';
+import { lambdaContext } from '../../support/lambdaContext.ts';
+
+const NOW = 1_700_000_000;
+const JOB_ID = '11111111-1111-4111-8111-111111111111';
+const pending = newJob(JOB_ID, 'a secret of mine', NOW, { maxEventAge: 600, workerTimeout: 30 });
+const inProgress: Job = {
+  ...pending,
+  status: 'IN_PROGRESS',
+  attempt: 1,
+  leaseExpiresAt: NOW + 35,
+  leaseToken: 'token',
+};
+const done: Job = { ...pending, status: 'DONE', leaseToken: 'token', result: { ocr: { stage: 'ocr', charCount: 6 } } };
+const failed: Job = { ...pending, status: 'ERROR', leaseToken: 'token', errorMessage: 'No model for this' };
+
+const dynamodb = mockClient(DynamoDBDocumentClient);
+let log: readonly string[];
+
+beforeEach(() => {
+  log = captureConsole();
+  dynamodb.reset();
+  dynamodb.resolves({});
+});
+afterEach(() => {
+  jest.restoreAllMocks();
+});
+
+const get = (jobId: string, now = NOW) =>
+  buildHandler({ repository: new JobRepository(documentClient(), 'JobsTable'), clock: () => now * 1000 + 999 })(
+    getJobs(jobId),
+    lambdaContext(),
+  );
+
+const HEAD = `{"jobId":"${JOB_ID}","status"`;
+const BODY = `"text":"a secret of mine","createdAt":${NOW},"updatedAt":${NOW}`;
+const COMMON = { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' };
+
+describe('a job', () => {
+  test.each([
+    [pending, `${HEAD}:"PENDING",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
+    [inProgress, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
+    [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"stage":"ocr","charCount":6}}}`, COMMON],
+    [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
+  ])('that is $status is answered to the letter', async (job, body, headers) => {
+    dynamodb.on(GetCommand).resolves({ Item: { ...job, acceptedBy: new Set(['post']) } });
+    expect(await get(JOB_ID)).toEqual({ statusCode: 200, headers, body });
+  });
+
+  test('costs one strongly consistent read', async () => {
+    dynamodb.on(GetCommand).resolves({ Item: pending });
+    await get(JOB_ID);
+    expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
+      { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
+    ]);
+  });
+
+  test('that has lapsed is ended before it is shown, as of the moment of its end', async () => {
+    const { errorMessage } = failed.status === 'ERROR' ? failed : { errorMessage: '' };
+    const lapsed = { ...pending, status: 'ERROR', errorMessage, updatedAt: pending.deadline };
+    dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
+    const answer = await get(JOB_ID, pending.deadline);
+    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
+    expect(answer).toMatchObject({ statusCode: 200, headers: COMMON });
+    expect(JSON.parse(answer.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
+  });
+
+  test('that another reader ended at the same moment is shown as that one wrote it', async () => {
+    dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: failed });
+    dynamodb.on(UpdateCommand).rejects(new ConditionalCheckFailedException({ message: 'no', $metadata: {} }));
+    expect(JSON.parse((await get(JOB_ID, pending.deadline)).body)).toMatchObject({ errorMessage: 'No model for this' });
+  });
+
+  test('that has expired is not found', async () => {
+    dynamodb.on(GetCommand).resolves({ Item: done });
+    expect(await get(JOB_ID, done.expiresAt)).toMatchObject({ statusCode: 404 });
+  });
+});
+
+describe('an id', () => {
+  test('that nobody has is not found, by one read', async () => {
+    expect(await get(JOB_ID)).toEqual({
+      statusCode: 404,
+      headers: COMMON,
+      body: `{"error":"Job '${JOB_ID}' not found"}`,
+    });
+    expect(dynamodb.commandCalls(GetCommand)).toHaveLength(1);
+  });
+
+  test('in upper case is another id', async () => {
+    const jobId = 'ABCDEFAB-CDEF-4ABC-8DEF-ABCDEFABCDEF';
+    expect(errorOf(await get(jobId))).toBe(`Job '${jobId}' not found`);
+  });
+
+  test.each([
+    ['empty', ''],
+    ['a word', 'unknown'],
+    ['quoted', `"${JOB_ID}"`],
+    ['with quotes', `' OR ''='`],
+    ['with slashes', '../../jobs'],
+    ['percent-encoded', '%31%31111111-1111-4111-8111-111111111111'],
+    ['with a line after it', `${JOB_ID}\n`],
+    ['with white space', ` ${JOB_ID}`],
+    ['without hyphens', JOB_ID.replaceAll('-', '')],
+    ['of no UUID version', '11111111-1111-0111-8111-111111111111'],
+    ['with a null character', `${JOB_ID}\u0000`],
+    ['__proto__', '__proto__'],
+    ['of other scripts', 'ⅷⅷⅷⅷⅷⅷⅷⅷ-1111-4111-8111-111111111111'],
+    ['of 8 KB', 'x'.repeat(8192)],
+  ])('that is %s is not found without asking the database', async (_what, jobId) => {
+    const answer = await get(jobId);
+    expect(answer).toMatchObject({ statusCode: 404, headers: COMMON });
+    expect(errorOf(answer)).toBe(`Job '${jobId}' not found`);
+    expect(dynamodb.calls()).toEqual([]);
+  });
+
+  test('that is missing in the event is not found', async () => {
+    const event = apiEvent({ httpMethod: 'GET', path: '/jobs/', resource: '/jobs/{jobId}' });
+    expect(errorOf(await handler(event, lambdaContext()))).toBe("Job '' not found");
+  });
+});
+
+describe('what breaks', () => {
+  test.each([
+    ['the table', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
+    ['a record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
+  ])(
+    'in %s is a 500 that tells nothing of it, and one log line with the cause and the id',
+    async (_where, breaking) => {
+      breaking();
+      const answer = await get(JOB_ID);
+      expect(answer).toMatchObject({ statusCode: 500, body: '{"error":"Internal server error"}' });
+      expect(log).toHaveLength(1);
+      expect(log[0]).toMatch(/No route|Job record has no valid createdAt/);
+      expect(log[0]).toContain(JOB_ID);
+      expect(log[0]).not.toContain('secret');
+    },
+  );
+});
+
+test('another method is not allowed', async () => {
+  const event = { ...getJobs(JOB_ID), httpMethod: 'DELETE' };
+  expect(await handler(event, lambdaContext())).toMatchObject({ statusCode: 405, headers: { Allow: 'GET' } });
+});
+
+test('the deployed handler reads the table of its environment', async () => {
+  await handler(getJobs(JOB_ID), lambdaContext());
+  expect(dynamodb.commandCalls(GetCommand)[0]?.args[0].input.TableName).toBe('JobsTable');
+});

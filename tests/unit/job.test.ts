@@ -1,0 +1,117 @@
+import { describe, expect, test } from '@jest/globals';
+import {
+  CLOCK_SKEW_SECONDS,
+  isEnded,
+  isExpired,
+  type Job,
+  lapseOf,
+  MAX_ATTEMPTS,
+  newJob,
+  newLease,
+  phaseOf,
+  unixSeconds,
+} from '../../src/job.ts';
+
+const pending = newJob('id', 'a text', 1000, { maxEventAge: 600, workerTimeout: 30 });
+const held: Job = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: 1100, leaseToken: 'token' };
+const done: Job = { ...pending, status: 'DONE', attempt: 1, result: {} };
+const failed: Job = { ...pending, status: 'ERROR', attempt: 1, errorMessage: 'no' };
+
+test('a new job is pending, with no attempt yet, until its event and its last attempt are over', () => {
+  expect(pending).toEqual({
+    jobId: 'id',
+    status: 'PENDING',
+    text: 'a text',
+    createdAt: 1000,
+    updatedAt: 1000,
+    expiresAt: 1000 + 604_800,
+    deadline: 1630,
+    attempt: 0,
+    maxAttempts: 3,
+  });
+});
+
+test.each([
+  [0, 0],
+  [1999, 1],
+  [2000, 2],
+])('%i ms are %i whole seconds', (milliseconds, seconds) => {
+  expect(unixSeconds(milliseconds)).toBe(seconds);
+});
+
+test.each([
+  [10_000, 10 + CLOCK_SKEW_SECONDS],
+  [10_001, 11 + CLOCK_SKEW_SECONDS],
+])('a lease of an invocation that is killed at %i ms is over at %i s, never before it is dead', (killedAt, over) => {
+  expect(newLease('token', killedAt)).toEqual({ token: 'token', expiresAt: over });
+});
+
+test('only DONE and ERROR are ends', () => {
+  expect([pending, held, done, failed].map(isEnded)).toEqual([false, false, true, true]);
+});
+
+test('a job is expired from the second of its expiry on', () => {
+  expect(isExpired(pending, pending.expiresAt - 1)).toBe(false);
+  expect(isExpired(pending, pending.expiresAt)).toBe(true);
+});
+
+describe('the phase of a job', () => {
+  test('is claimable while it is pending, up to the second before its deadline', () => {
+    expect(phaseOf(pending, 1000)).toBe('claimable');
+    expect(phaseOf(pending, pending.deadline - 1)).toBe('claimable');
+    expect(phaseOf(pending, pending.deadline)).toBe('lapsed');
+  });
+
+  test('is held while a lease is live, even beyond the deadline and on the last attempt', () => {
+    expect(phaseOf(held, 1099)).toBe('held');
+    expect(phaseOf({ ...held, deadline: 1000, attempt: MAX_ATTEMPTS }, 1099)).toBe('held');
+  });
+
+  test('is claimable again from the second on that the lease is over', () => {
+    expect(phaseOf(held, 1100)).toBe('claimable');
+  });
+
+  test('is lapsed when the lease of the last attempt is over', () => {
+    expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS - 1 }, 1100)).toBe('claimable');
+    expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS }, 1100)).toBe('lapsed');
+  });
+
+  test('is ended for good, whatever else the record says', () => {
+    for (const job of [done, failed]) {
+      expect(phaseOf(job, 1000)).toBe('ended');
+      expect(phaseOf({ ...job, attempt: MAX_ATTEMPTS }, job.deadline + 1)).toBe('ended');
+    }
+  });
+});
+
+describe('the lapse of a job', () => {
+  test('that nobody ever claimed is at its deadline', () => {
+    expect(lapseOf(pending)).toEqual({
+      endedAt: pending.deadline,
+      errorMessage: 'Processing failed: the job did not finish before its deadline',
+    });
+  });
+
+  test('whose attempt died before the deadline is at the deadline', () => {
+    expect(lapseOf(held).endedAt).toBe(pending.deadline);
+  });
+
+  test('whose attempt died after the deadline is when its lease was over', () => {
+    expect(lapseOf({ ...held, leaseExpiresAt: pending.deadline + 7 }).endedAt).toBe(pending.deadline + 7);
+  });
+
+  test('whose attempts are used up is when the last lease was over, and says so', () => {
+    expect(lapseOf({ ...held, attempt: 3 })).toEqual({
+      endedAt: 1100,
+      errorMessage: 'Processing failed: all 3 attempts ended without a result',
+    });
+  });
+
+  test('is never later than the first moment at which the job counts as lapsed', () => {
+    for (const job of [pending, held, { ...held, attempt: 3 }, { ...held, leaseExpiresAt: pending.deadline + 7 }]) {
+      const { endedAt } = lapseOf(job);
+      expect(phaseOf(job, endedAt - 1)).not.toBe('lapsed');
+      expect(phaseOf(job, endedAt)).toBe('lapsed');
+    }
+  });
+});

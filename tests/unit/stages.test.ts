@@ -1,0 +1,212 @@
+import { describe, expect, jest, test } from '@jest/globals';
+import fc from 'fast-check';
+import type { StageResult } from '../../src/job.ts';
+import { mlInference, ocr, type Stage, search, stages } from '../../src/stages.ts';
+
+// The machine may be busy with other things.
+jest.setTimeout(60_000);
+
+const SAMPLE = 'AWS Lambda is a great serverless compute service';
+const POSITIVE = ['great', 'good', 'excellent', 'amazing', 'love', 'best', 'happy'];
+const NEGATIVE = ['bad', 'terrible', 'awful', 'hate', 'worst', 'poor', 'sad'];
+
+const { signal } = new AbortController();
+
+/** The stage's answer, without the wait. */
+const run = (stage: Stage, text: string): Promise<StageResult> =>
+  stage.run(text, { jobId: 'id', pause: async () => undefined, signal });
+
+/** Texts of few words in mixed case, so that words repeat and sentiments meet. */
+const texts = fc
+  .array(
+    fc.tuple(
+      fc.constantFrom(
+        ...POSITIVE,
+        ...NEGATIVE,
+        'Lambda',
+        'LAMBDA',
+        'Good',
+        'aws',
+        'word',
+        'Straße',
+        '😀😀😀',
+        '😀😀😀😀',
+        'İİİİ',
+      ),
+      fc.constantFrom(' ', '\n', '\t ', '\u00a0', '\u3000', '\r\n', '-', ', '),
+    ),
+    { maxLength: 40 },
+  )
+  .map((parts) => parts.flat().join(''));
+
+describe('the sample of the README', () => {
+  test('gives the same answers as in the original', async () => {
+    expect(await run(ocr, SAMPLE)).toEqual({ stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE });
+    expect(await run(mlInference, SAMPLE)).toEqual({
+      stage: 'ml_inference',
+      sentiment: 'POSITIVE',
+      confidence: 0.65,
+      tokenCount: 8,
+    });
+    expect(await run(search, SAMPLE)).toEqual({
+      stage: 'search',
+      topKeywords: ['lambda', 'serverless', 'compute', 'service'],
+      relatedDocumentsFound: 28,
+    });
+  });
+});
+
+describe('the stages', () => {
+  test('stand in their order', () => {
+    expect(stages).toEqual([ocr, mlInference, search]);
+    expect(stages.map(({ name }) => name)).toEqual(['ocr', 'mlInference', 'search']);
+  });
+
+  test.each([
+    [ocr, 2000],
+    [mlInference, 2000],
+    [search, 1000],
+  ])('each wait as long as the work that they stand for, with the signal to stop', async (stage, milliseconds) => {
+    const waits: unknown[] = [];
+    await stage.run('a text', {
+      jobId: 'id',
+      signal,
+      pause: async (...wait) => {
+        waits.push(wait);
+      },
+    });
+    expect(waits).toEqual([[milliseconds, signal]]);
+  });
+
+  test.each(stages)('$name fails as its wait does', async ({ run }) => {
+    const pause = () => Promise.reject(new Error('stopped'));
+    await expect(run('a text', { jobId: 'id', pause, signal })).rejects.toThrow('stopped');
+  });
+
+  test('answer the same for the same text, in plain JSON', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
+        for (const stage of stages) {
+          const answer = await run(stage, text);
+          expect(await run(stage, text)).toEqual(answer);
+          expect(JSON.parse(JSON.stringify(answer))).toEqual(answer);
+        }
+      }),
+    );
+  });
+});
+
+describe('ocr', () => {
+  test.each([
+    ['x'.repeat(80), 'x'.repeat(80)],
+    ['x'.repeat(81), `${'x'.repeat(80)}...`],
+    ['😀'.repeat(80), '😀'.repeat(80)],
+    [`${'😀'.repeat(80)}y`, `${'😀'.repeat(80)}...`],
+  ])('previews the first 80 code points, and says when there are more', async (text, preview) => {
+    expect(await run(ocr, text)).toMatchObject({ preview, charCount: [...text].length });
+  });
+
+  test('counts code points and words', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
+        const { charCount, wordCount } = await run(ocr, text);
+        expect(charCount).toBe(text.replace(/[\ud800-\udbff][\udc00-\udfff]/g, 'x').length);
+        expect(wordCount).toBe((text.match(/\S+/gu) ?? []).length);
+      }),
+    );
+  });
+});
+
+describe('mlInference', () => {
+  test.each([
+    ['nothing to say', 'NEUTRAL', 0.5],
+    ['good bad', 'NEUTRAL', 0.5],
+    ['GOOD Bad best', 'POSITIVE', 0.7],
+    ['sad', 'NEGATIVE', 0.65],
+    ['bad bad bad good good', 'NEGATIVE', 0.75],
+    ['good, bad', 'NEGATIVE', 0.65],
+    ['love '.repeat(6), 'POSITIVE', 0.9],
+    ['love '.repeat(7), 'POSITIVE', 0.95],
+    ['love '.repeat(8), 'POSITIVE', 0.95],
+    ['hate '.repeat(500), 'NEGATIVE', 0.95],
+  ])('finds in %j the sentiment %s with confidence %d', async (text, sentiment, confidence) => {
+    expect(await run(mlInference, text)).toMatchObject({ sentiment, confidence });
+  });
+
+  test.each([
+    ...POSITIVE.map((word) => [word, 'POSITIVE']),
+    ...NEGATIVE.map((word) => [word, 'NEGATIVE']),
+    ['constructor', 'NEUTRAL'],
+    ['__proto__', 'NEUTRAL'],
+  ])('takes %s for %s', async (word, sentiment) => {
+    expect(await run(mlInference, word)).toMatchObject({ sentiment });
+  });
+
+  test('has confidence 0.6 + min(0.05 x hits of the winning side, 0.35) to two decimals', async () => {
+    await fc.assert(
+      fc.asyncProperty(texts, async (text) => {
+        const words = text.toLowerCase().match(/\S+/gu) ?? [];
+        const balance = words.reduce((sum, word) => sum + +POSITIVE.includes(word) - +NEGATIVE.includes(word), 0);
+        const side = balance > 0 ? POSITIVE : NEGATIVE;
+        const hits = words.filter((word) => side.includes(word)).length;
+        expect(await run(mlInference, text)).toEqual({
+          stage: 'ml_inference',
+          sentiment: ['NEGATIVE', 'NEUTRAL', 'POSITIVE'][Math.sign(balance) + 1],
+          confidence: balance === 0 ? 0.5 : Number((0.6 + Math.min(0.05 * hits, 0.35)).toFixed(2)),
+          tokenCount: words.length,
+        });
+      }),
+    );
+  });
+});
+
+describe('search', () => {
+  test.each([
+    ['', []],
+    ['one two six', []],
+    ['four', ['four']],
+    ['😀😀😀 😀😀😀😀', ['😀😀😀😀']],
+    ['great TERRIBLE thing', ['thing']],
+    ['late early late early first', ['late', 'early', 'first']],
+    ['once twice Twice ONCE twice', ['twice', 'once']],
+    ['aaaa bbbb cccc dddd eeee ffff ffff', ['ffff', 'aaaa', 'bbbb', 'cccc', 'dddd']],
+    ['constructor __proto__ __proto__', ['__proto__', 'constructor']],
+    ['2024 1999 2024', ['2024', '1999']],
+  ])('finds in %j the keywords %j', async (text, topKeywords) => {
+    expect(await run(search, text)).toEqual({
+      stage: 'search',
+      topKeywords,
+      relatedDocumentsFound: 7 * topKeywords.length,
+    });
+  });
+
+  test('ranks by frequency and then by first appearance', async () => {
+    await fc.assert(
+      fc.asyncProperty(texts, async (text) => {
+        const words = (text.toLowerCase().match(/\S+/gu) ?? []).filter(
+          (word) => [...word].length > 3 && ![...POSITIVE, ...NEGATIVE].includes(word),
+        );
+        const score = (word: string) => words.filter((other) => other === word).length;
+        // Each time the best of what is left: a score that is beaten by none before it.
+        const expected: string[] = [];
+        for (let rank = 0; rank < 5; rank++) {
+          const left = words.filter((word) => !expected.includes(word));
+          const best = Math.max(...left.map(score));
+          expected.push(...left.filter((word) => score(word) === best).slice(0, 1));
+        }
+        expect(await run(search, text)).toMatchObject({ topKeywords: expected });
+      }),
+    );
+  });
+});
+
+test('lower-casing lengthens no character by more than half, in bytes of UTF-8', () => {
+  const longer: string[] = [];
+  for (let code = 0; code <= 0x10ffff; code++) {
+    if (code >= 0xd800 && code <= 0xdfff) continue;
+    const character = String.fromCodePoint(code);
+    const lower = character.toLowerCase();
+    if (lower !== character && Buffer.byteLength(lower) > 1.5 * Buffer.byteLength(character)) longer.push(character);
+  }
+  expect(longer).toEqual([]);
+});
