@@ -1,65 +1,53 @@
-import type { Job } from './job.ts';
+import { type Job, phaseOf } from './job.ts';
 import type { JobRepository } from './jobRepository.ts';
 import { count, logger } from './telemetry.ts';
 
-/** What became of a POST. */
+/** The result of a POST. */
 export type Acceptance =
-  | { readonly outcome: 'accepted'; readonly status: Job['status'] }
-  /** The id, made from an idempotency key, belongs to a job with another text. */
-  | { readonly outcome: 'otherText' }
-  /** The worker could not be started, and the job was taken back. */
-  | { readonly outcome: 'notStarted'; readonly cause: unknown };
+  | { readonly kind: 'accepted'; readonly status: Job['status'] }
+  /** The idempotency key was used before, with another text. */
+  | { readonly kind: 'otherText' }
+  /** DynamoDB or Lambda failed. With an idempotency key the job may exist, for a repeated POST to start. */
+  | { readonly kind: 'notStored' | 'notStarted'; readonly cause: unknown };
 
 /**
- * Stores the job, then starts the worker. The order makes `accepted` a promise: record and event
- * are both there. What is not accepted is withdrawn, so that nothing runs that nobody was told of.
- *
- * @param acceptToken stands for this POST; no two POSTs share one
- * @throws what the repository throws when the job cannot be stored; it is then withdrawn too
+ * Stores the job, then starts the worker; the job is accepted once both are done. If either fails, a
+ * job without an idempotency key is deleted again, because no client can repeat its POST. A job with
+ * a key stays: a repeated POST starts it, otherwise its deadline ends it.
  */
 export async function acceptJob(
   repository: JobRepository,
   startWorker: (jobId: string) => Promise<void>,
   job: Job,
-  acceptToken: string,
+  hasKey: boolean,
 ): Promise<Acceptance> {
   const { jobId, text, createdAt: now } = job;
-
-  const withdraw = async () => {
-    try {
-      return await repository.withdraw(jobId, acceptToken, now);
-    } catch (error) {
-      // Nobody is left to start it: its deadline will end it, or a repeat with its key start it.
-      logger.error('Job could not be withdrawn', { outcome: 'left behind', error });
-      return undefined;
-    }
-  };
-
-  let isStored = false;
+  let failure: 'notStored' | 'notStarted' = 'notStored';
   try {
-    isStored = await repository.create(job, acceptToken);
-    if (isStored) {
+    const stored = (await repository.create(job)) ? job : await repository.find(jobId, now);
+    if (stored !== undefined && stored.text !== text) return { kind: 'otherText' };
+    failure = 'notStarted';
+    if (stored === undefined) throw new Error('The earlier job with this idempotency key has just expired');
+    if (phaseOf(stored, now) === 'claimable') {
       await startWorker(jobId);
       count('JobsAccepted');
-      return { outcome: 'accepted', status: 'PENDING' };
     }
+    return { kind: 'accepted', status: stored.status };
   } catch (cause) {
-    const claimed = await withdraw();
-    // Only an answer was lost: a worker has the job, by this POST's event or by one that came late.
-    if (claimed?.text === text) {
-      count('JobsAccepted');
-      return { outcome: 'accepted', status: claimed.status };
-    }
-    if (!isStored) throw cause;
-    return { outcome: 'notStarted', cause };
+    if (hasKey || (await isDeleted(repository, jobId))) return { kind: failure, cause };
+    // Only an answer was lost. No client knows the id yet, so none can have seen a later status.
+    count('JobsAccepted');
+    return { kind: 'accepted', status: 'IN_PROGRESS' };
   }
+}
 
-  const existing = await repository.find(jobId, now);
-  if (existing !== undefined && existing.text !== text) return { outcome: 'otherText' };
-  // It was refused for being absent or beyond PENDING. If it is PENDING now, another POST has stored
-  // it since, and may yet withdraw it.
-  if (existing === undefined || existing.status === 'PENDING') {
-    return { outcome: 'notStarted', cause: 'another POST with this idempotency key is under way' };
+/** Deletes the job. Returns false if a worker has claimed it and it therefore stays. */
+async function isDeleted(repository: JobRepository, jobId: string): Promise<boolean> {
+  try {
+    return await repository.deletePending(jobId);
+  } catch (error) {
+    // No client knows its id. If it exists, its deadline ends it.
+    logger.error('Job could not be deleted', { outcome: 'left behind', error });
+    return true;
   }
-  return { outcome: 'accepted', status: existing.status };
 }

@@ -2,18 +2,18 @@ import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';
 
-const MAX_ATTEMPTS = 2;
+const TRIES = 2;
 const REQUEST_TIMEOUT_MS = 2000;
 const BACKOFF_MS = 500;
 
 /**
- * The longest that one call may take, its retry included, in milliseconds. The SDK's own default
- * is to wait for ever, so that one lost packet would cost a function its whole time.
+ * The longest that one call can take, with its retry, in milliseconds. By default the SDK waits
+ * without limit, so one hanging connection would use up a function's whole time.
  */
-export const CALL_BUDGET_MS = MAX_ATTEMPTS * REQUEST_TIMEOUT_MS + BACKOFF_MS;
+export const CALL_BUDGET_MS = TRIES * REQUEST_TIMEOUT_MS + BACKOFF_MS;
 
 const options = {
-  maxAttempts: MAX_ATTEMPTS,
+  maxAttempts: TRIES,
   requestHandler: {
     connectionTimeout: 1000,
     requestTimeout: REQUEST_TIMEOUT_MS,
@@ -28,10 +28,9 @@ export function documentClient(): DynamoDBDocumentClient {
 }
 
 /**
- * A function that starts the worker on a job: Lambda queues the event, and answers before the
- * worker runs. Only the id goes with the event, because its size is limited.
- *
- * @throws whatever the SDK throws when Lambda cannot be reached or refuses
+ * Returns a function that starts the worker on a job. Lambda queues the event and returns before the
+ * worker runs. The event has only the job's id, because Lambda limits its size. Throws the SDK's
+ * error if Lambda cannot be reached or refuses.
  */
 export function workerStarter(functionName: string): (jobId: string) => Promise<void> {
   const client = new LambdaClient(options);
@@ -42,7 +41,7 @@ export function workerStarter(functionName: string): (jobId: string) => Promise<
         InvocationType: 'Event',
         Payload: JSON.stringify({ jobId }),
       }),
-      // A throttled Lambda may ask for a longer pause before the retry than the budget has.
+      // When it throttles, Lambda may ask for a longer pause before the retry than the budget allows.
       { abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) },
     );
   };

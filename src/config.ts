@@ -1,7 +1,6 @@
 /**
- * The value of an environment variable. Handlers read theirs once, when their module loads.
- *
- * @throws an Error that names the variable, when it is absent or empty
+ * The value of an environment variable. Handlers read theirs once, when their module loads. Throws
+ * an Error that names the variable if it is absent or empty.
  */
 export function requireEnv(name: string): string {
   const value = process.env[name];
@@ -10,9 +9,8 @@ export function requireEnv(name: string): string {
 }
 
 /**
- * The value of an environment variable that counts whole seconds.
- *
- * @throws an Error that names the variable, when it is absent or no positive whole number
+ * The value of an environment variable in whole seconds. Throws an Error that names the variable if
+ * it is absent or not a positive whole number.
  */
 export function requireSeconds(name: string): number {
   const value = requireEnv(name);

@@ -1,12 +1,8 @@
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { HttpError } from './http.ts';
-import { MAX_TEXT_BYTES } from './job.ts';
+import { MAX_TEXT_BYTES, sizeAsJson } from './job.ts';
 
-/**
- * The text of a `POST /jobs`, trimmed of surrounding white space.
- *
- * @throws HttpError 400 or 413 that says what is wrong with it
- */
+/** The text of a `POST /jobs`, trimmed. Throws an HttpError 400 or 413 that says what is wrong with it. */
 export function parseText(event: APIGatewayProxyEvent): string {
   const body = parseBody(event);
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
@@ -16,10 +12,10 @@ export function parseText(event: APIGatewayProxyEvent): string {
   if (value !== undefined && typeof value !== 'string') throw new HttpError(400, "Field 'text' must be a string");
   const text = value?.trim() ?? '';
   if (text === '') throw new HttpError(400, "Field 'text' is required and must not be empty");
-  // A lone surrogate has no UTF-8: DynamoDB would silently store another text.
+  // UTF-8 has no lone surrogates: DynamoDB would silently store another text.
   if (!text.isWellFormed()) throw new HttpError(400, "Field 'text' must be well-formed Unicode");
-  if (Buffer.byteLength(text) > MAX_TEXT_BYTES) {
-    throw new HttpError(413, `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes of UTF-8`);
+  if (sizeAsJson(text) > MAX_TEXT_BYTES) {
+    throw new HttpError(413, `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes as JSON`);
   }
   return text;
 }
@@ -32,7 +28,7 @@ function parseBody(event: APIGatewayProxyEvent): unknown {
       isBase64Encoded ? new TextDecoder('utf-8', { fatal: true }).decode(Buffer.from(body, 'base64')) : body,
     );
   } catch {
-    // The parser's message quotes the body, so it is neither shown nor logged.
+    // The parser's message quotes the body, so it is not shown and not logged.
     throw new HttpError(400, 'Invalid JSON in request body');
   }
 }
@@ -40,11 +36,11 @@ function parseBody(event: APIGatewayProxyEvent): unknown {
 const MAX_KEY_CHARACTERS = 255;
 
 /**
- * The key of the `Idempotency-Key` header, if there is one: a string as in the IETF draft
- * (draft-ietf-httpapi-idempotency-key-header: printable ASCII in quotes, with `\"` and `\\`), or
- * bare, without the quotes and without spaces.
+ * The key in the `Idempotency-Key` header, undefined if there is none. Either a string as in the IETF
+ * draft (draft-ietf-httpapi-idempotency-key-header: printable ASCII in quotes, with `\"` and `\\`),
+ * or bare: without quotes and without spaces.
  *
- * @throws HttpError 400 when it is neither, occurs twice, or has not 1 to 255 characters
+ * @throws HttpError 400 if it is neither, occurs twice, or does not have 1 to 255 characters
  */
 export function parseIdempotencyKey(event: APIGatewayProxyEvent): string | undefined {
   const values = Object.entries({ ...event.headers, ...event.multiValueHeaders }).flatMap(([name, value]) =>

@@ -1,9 +1,9 @@
 import type { APIGatewayProxyEvent, APIGatewayProxyResult, Context } from 'aws-lambda';
-import { logger, observed } from './telemetry.ts';
+import { logger, withTelemetry } from './telemetry.ts';
 
 type Headers = Readonly<Record<string, string>>;
 
-/** An answer other than success, and what the client is told. Its `cause` is for the log alone. */
+/** An error response: its status and message go to the client, its `cause` only to the log. */
 export class HttpError extends Error {
   readonly status: number;
   readonly headers: Headers;
@@ -16,50 +16,42 @@ export class HttpError extends Error {
   }
 }
 
-/** An answer with a JSON body. */
-export function json(status: number, body: object, headers: Headers = {}): APIGatewayProxyResult {
+/** A response with a JSON body: an object, or JSON text. */
+export function json(status: number, body: object | string, headers: Headers = {}): APIGatewayProxyResult {
   return {
     statusCode: status,
     headers: { 'Content-Type': 'application/json', ...headers },
-    body: JSON.stringify(body),
+    body: typeof body === 'string' ? body : JSON.stringify(body),
   };
 }
 
 /**
- * The edge of the HTTP API, for one method of one path: the one place where an error becomes an
- * answer. An {@link HttpError} says its own; anything else is ours, logged with its cause, and a
- * 500 that tells nothing of it.
+ * The handler for one method of one path. This is the only place where an error becomes a response:
+ * an {@link HttpError} has its own; any other error is a 500 without details, logged with its cause.
  *
- * @param headers go with every answer
+ * @param headers are added to every response
  */
 export function httpHandler(
   method: string,
-  answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
+  respond: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
   headers: Headers = {},
 ): (event: APIGatewayProxyEvent, context: Context) => Promise<APIGatewayProxyResult> {
+  const respondToMethod = async (event: APIGatewayProxyEvent) => {
+    if (event.httpMethod === method) return respond(event);
+    throw new HttpError(405, `Method ${event.httpMethod} is not allowed`, { headers: { Allow: method } });
+  };
   return (event, context) =>
-    observed(context, async () => {
-      const { headers: own, ...result } = await answerOrError(event, method, answer);
-      return { ...result, headers: { ...own, ...headers } };
+    withTelemetry(context, async () => {
+      const response = await respondToMethod(event).catch(errorResponse);
+      return { ...response, headers: { ...response.headers, ...headers } };
     });
 }
 
-async function answerOrError(
-  event: APIGatewayProxyEvent,
-  method: string,
-  answer: (event: APIGatewayProxyEvent) => Promise<APIGatewayProxyResult>,
-): Promise<APIGatewayProxyResult> {
-  try {
-    if (event.httpMethod !== method) {
-      throw new HttpError(405, `Method ${event.httpMethod} is not allowed`, { headers: { Allow: method } });
-    }
-    return await answer(event);
-  } catch (error) {
-    if (error instanceof HttpError) {
-      if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
-      return json(error.status, { error: error.message }, error.headers);
-    }
+function errorResponse(error: unknown): APIGatewayProxyResult {
+  if (!(error instanceof HttpError)) {
     logger.error('Internal server error', { outcome: 500, error });
     return json(500, { error: 'Internal server error' });
   }
+  if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
+  return json(error.status, { error: error.message }, error.headers);
 }

@@ -1,94 +1,91 @@
 /**
- * The life cycle of a job, as pure functions of a job and a time.
+ * The life cycle of a job. Its rules are pure functions of a job and a time.
  *
  *   PENDING --claim--> IN_PROGRESS --end--> DONE | ERROR
  *      |                 |      ^
- *      |                 +------+ claim again, once the lease is over
- *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or the deadline passed
+ *      |                 +------+ claim again, once the lease has expired
+ *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or deadline passed
  *
- * Every move is one conditional write of the job repository, and each of those conditions says in
- * DynamoDB's terms what a function here says in TypeScript; tests/jobRepository.test.ts holds the
- * two together. DONE and ERROR have no way out: an end is final.
+ * Each transition is one conditional write of the job repository. A rule that such a write depends
+ * on is followed by the same rule as a DynamoDB condition, named in capitals; the repository's tests
+ * check that the two agree. DONE and ERROR are final.
  *
  * All times are Unix seconds.
  */
 
-/** What a stage answers, and what the API shows of it: plain JSON. */
-export type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
-
-/** The plain object that one stage answers. */
-export type StageResult = { readonly stage: string; readonly [key: string]: Json };
-
-/** The stages' answers, by stage name. */
-export type JobResult = { readonly [stageName: string]: StageResult };
-
-/** How a job ends. */
+/** How a job ends. `result` is the JSON text of an object: the stages' results by stage name. */
 export type End =
-  | { readonly status: 'DONE'; readonly result: JobResult }
+  | { readonly status: 'DONE'; readonly result: string }
   | { readonly status: 'ERROR'; readonly errorMessage: string };
 
-interface JobRecord {
+interface CommonFields {
   readonly jobId: string;
-  /** Well-formed Unicode, trimmed, at most {@link MAX_TEXT_BYTES} of UTF-8. */
+  /** Well-formed Unicode, trimmed, at most {@link MAX_TEXT_BYTES}. */
   readonly text: string;
   readonly createdAt: number;
   readonly updatedAt: number;
-  /** When the job is forgotten. DynamoDB's TTL deletes late, so that readers compare it themselves. */
+  /** From then on the job counts as deleted. */
   readonly expiresAt: number;
-  /** From here on no attempt may begin. */
+  /** From then on no attempt may start. */
   readonly deadline: number;
-  /** How many attempts have begun. */
+  /** How many attempts have started. */
   readonly attempt: number;
-  readonly maxAttempts: number;
 }
 
 /** A job as the table holds it. */
-export type Job = JobRecord &
+export type Job = CommonFields &
   (
     | { readonly status: 'PENDING' }
-    | { readonly status: 'IN_PROGRESS'; readonly leaseExpiresAt: number; readonly leaseToken?: string }
-    | (End & { readonly leaseToken?: string })
+    | { readonly status: 'IN_PROGRESS'; readonly leaseToken: string; readonly leaseExpiresAt: number }
+    | End
   );
 
-/** The right of one invocation of the worker to run a job, and to end it. */
+/** The right of one invocation of the worker to run a job and to end it. */
 export interface Lease {
   readonly token: string;
   readonly expiresAt: number;
 }
 
 /**
- * The longest text, in bytes of UTF-8, so that a whole job always fits DynamoDB's item of 400 KiB.
- * The result repeats parts of the text: at most 80 code points as preview, and distinct words of
- * it as keywords, lower-cased, which can lengthen UTF-8 by half at most (U+023A: 2 bytes to 3).
- * So text + keywords <= 128 + 192 = 320 KiB, and all else is below 2 KiB. Stages of your own may
- * answer more: a result that does not fit ends its job as ERROR.
+ * The longest text, in bytes as JSON, where a control character takes six. With the sample stages
+ * every job then fits a DynamoDB item of 400 KiB: the keywords are distinct words of the text, and
+ * lower case lengthens UTF-8 by half at most (U+023A, from 2 bytes to 3), so that both take at most
+ * 128 + 192 KiB, and the rest less than 2 KiB. The body of a GET is as long, 322 KiB at most. With
+ * other stages it is 507 KiB at most: 21 KiB of control characters, and a result that fills the item.
  */
 export const MAX_TEXT_BYTES = 128 * 1024;
 
-/** A job is kept this long, and with it the memory of its idempotency key. */
+/** The size of a text in bytes as JSON, without the quotes. */
+export const sizeAsJson = (text: string): number => Buffer.byteLength(JSON.stringify(text)) - 2;
+
+/** Whether a job with this text and result fits a DynamoDB item; its names and other values take less than 1 KiB. */
+export const fitsItem = (text: string, result: string): boolean =>
+  Buffer.byteLength(text) + Buffer.byteLength(result) <= 399 * 1024;
+
+/** How long a job is kept, and with it its idempotency key. */
 const RETENTION_SECONDS = 7 * 24 * 60 * 60;
 
-/** One try and Lambda's two retries: `MaximumRetryAttempts: 2` in template.yaml. */
+/** The first try and Lambda's two retries: `MaximumRetryAttempts: 2` in template.yaml. */
 export const MAX_ATTEMPTS = 3;
 
 /**
- * Lambda kills an invocation at its time limit, by the clock of the machine that it runs on. A
- * lease ends this much later, so that an invocation elsewhere, whose clock may be ahead, never
- * starts a stage while the killed one could still be in it. AWS keeps its clocks within
- * milliseconds. No other rule leans on clocks: who ends a job is decided by whichever conditional
- * write comes first, so that skew can move the moment of an end, but not an end.
+ * Lambda kills an invocation at its time-out, by the clock of the machine that runs it. A lease
+ * lasts this much longer, so that a worker on another machine, whose clock may be ahead, cannot
+ * start a stage while the first worker may still be in one. AWS keeps its clocks within
+ * milliseconds of each other. No other rule depends on clocks: conditional writes decide how a job
+ * ends, so a wrong clock can change when a job ends but cannot change an end.
  */
 export const CLOCK_SKEW_SECONDS = 5;
 
-/** Whole seconds of a clock in milliseconds, rounded down. */
+/** Milliseconds as whole seconds, rounded down. */
 export const unixSeconds = (milliseconds: number): number => Math.floor(milliseconds / 1000);
 
 /**
  * A new job.
  *
- * @param lifetimes from template.yaml, in seconds. Lambda delivers an event for the last time
- *   within `maxEventAge`, and that invocation may take `workerTimeout`. The deadline stands in the
- *   record, so that a later deployment with other numbers changes no job that is there.
+ * @param lifetimes in seconds, from template.yaml. Lambda delivers an event for the last time within
+ *   `maxEventAge`, and that invocation takes up to `workerTimeout`. The deadline is stored with the
+ *   job, so deploying other values does not change jobs that exist.
  */
 export function newJob(
   jobId: string,
@@ -105,45 +102,53 @@ export function newJob(
     expiresAt: now + RETENTION_SECONDS,
     deadline: now + lifetimes.maxEventAge + lifetimes.workerTimeout,
     attempt: 0,
-    maxAttempts: MAX_ATTEMPTS,
   };
 }
 
-/** The lease of an invocation of the worker that Lambda kills at `hardDeadline` (Unix milliseconds). */
-export function newLease(token: string, hardDeadline: number): Lease {
-  return { token, expiresAt: Math.ceil(hardDeadline / 1000) + CLOCK_SKEW_SECONDS };
+/** The lease of a worker invocation that Lambda kills at `killedAt` (Unix milliseconds). */
+export function newLease(token: string, killedAt: number): Lease {
+  return { token, expiresAt: Math.ceil(killedAt / 1000) + CLOCK_SKEW_SECONDS };
 }
+
+/** Whether the job counts as deleted. DynamoDB deletes expired items late, so readers check. */
+export const isExpired = (job: Job, now: number): boolean => job.expiresAt <= now;
+export const IS_EXPIRED = 'expiresAt <= :now';
+
+const isPending = (job: Job): boolean => job.status === 'PENDING';
+export const IS_PENDING = '#status = :pending';
+
+const isLeaseOver = (job: Job, now: number): boolean => job.status === 'IN_PROGRESS' && job.leaseExpiresAt <= now;
+export const IS_LEASE_OVER = '(#status = :inProgress AND leaseExpiresAt <= :now)';
+
+const hasAttemptsLeft = (job: Job): boolean => job.attempt < MAX_ATTEMPTS;
+export const HAS_ATTEMPTS_LEFT = 'attempt < :maxAttempts';
+
+const isBeforeDeadline = (job: Job, now: number): boolean => job.deadline > now;
+export const IS_BEFORE_DEADLINE = 'deadline > :now';
 
 /** Whether the job has reached DONE or ERROR. */
-export function isEnded(job: Job): boolean {
-  return job.status === 'DONE' || job.status === 'ERROR';
-}
-
-/** Whether the job is to be treated as deleted. */
-export function isExpired(job: Job, now: number): boolean {
-  return job.expiresAt <= now;
-}
+export const isEnded = (job: Job): boolean => job.status === 'DONE' || job.status === 'ERROR';
 
 /**
- * Where a job stands, whatever its status says:
- * - `claimable`: an attempt may begin. The repository's claim has this for its condition.
- * - `held`: the lease of an attempt is live.
- * - `lapsed`: it can never be claimed again, and nobody is left to end it. Readers do.
- * - `ended`: for good.
+ * What can happen to a job next:
+ * - `claimable`: an attempt may start.
+ * - `held`: an attempt has a live lease.
+ * - `lapsed`: no attempt may ever start again, and none is live. The next reader ends the job.
+ * - `ended`: nothing.
  */
 export function phaseOf(job: Job, now: number): 'claimable' | 'held' | 'lapsed' | 'ended' {
   if (isEnded(job)) return 'ended';
-  if (job.status === 'IN_PROGRESS' && job.leaseExpiresAt > now) return 'held';
-  return job.attempt < job.maxAttempts && job.deadline > now ? 'claimable' : 'lapsed';
+  if (!isPending(job) && !isLeaseOver(job, now)) return 'held';
+  return hasAttemptsLeft(job) && isBeforeDeadline(job, now) ? 'claimable' : 'lapsed';
 }
 
-/** The end of a lapsed job, and its moment: they follow from the record alone, whoever looks and whenever. */
+/** How and when a lapsed job ended. Both follow from the record alone, so all readers agree. */
 export function lapseOf(job: Job): { readonly endedAt: number; readonly errorMessage: string } {
-  const leaseOver = job.status === 'IN_PROGRESS' ? job.leaseExpiresAt : job.createdAt;
-  return job.attempt < job.maxAttempts
+  const leaseOverAt = job.status === 'IN_PROGRESS' ? job.leaseExpiresAt : job.createdAt;
+  return hasAttemptsLeft(job)
     ? {
-        endedAt: Math.max(leaseOver, job.deadline),
+        endedAt: Math.max(leaseOverAt, job.deadline),
         errorMessage: 'Processing failed: the job did not finish before its deadline',
       }
-    : { endedAt: leaseOver, errorMessage: `Processing failed: all ${job.maxAttempts} attempts ended without a result` };
+    : { endedAt: leaseOverAt, errorMessage: `Processing failed: all ${MAX_ATTEMPTS} attempts ended without a result` };
 }

@@ -5,22 +5,40 @@ import {
   GetCommand,
   PutCommand,
   UpdateCommand,
+  type UpdateCommandInput,
 } from '@aws-sdk/lib-dynamodb';
-import { type End, isExpired, type Job, type Lease, lapseOf, phaseOf } from './job.ts';
-import { parseJob } from './jobRecord.ts';
+import {
+  type End,
+  HAS_ATTEMPTS_LEFT,
+  IS_BEFORE_DEADLINE,
+  IS_EXPIRED,
+  IS_LEASE_OVER,
+  IS_PENDING,
+  isExpired,
+  type Job,
+  type Lease,
+  lapseOf,
+  MAX_ATTEMPTS,
+  phaseOf,
+} from './job.ts';
 import { countEnd, logger } from './telemetry.ts';
 
-/** What a claim comes to. `held`: the lease of another attempt is live, and that attempt may yet die. */
-export type Claim =
-  | { readonly outcome: 'claimed' | 'ended' | 'held'; readonly job: Job }
-  | { readonly outcome: 'unknown' };
+const IS_ABSENT = 'attribute_not_exists(jobId)';
+/** The job is still the one that was read: no attempt has started or ended, and the id has not been reused. */
+const IS_UNCHANGED = '#status = :status AND attempt = :attempt AND createdAt = :createdAt';
+const IS_LEASE_MINE = 'leaseToken = :token';
+/** The second case is the SDK's own retry, after the first try's answer was lost. */
+const IS_IN_PROGRESS_OR_SAME_END = '#status IN (:inProgress, :end)';
+
+/** The result of a claim. `held`: another attempt has, or just had, a live lease. */
+export type Claim = { readonly kind: 'claimed'; readonly job: Job } | { readonly kind: 'ended' | 'gone' | 'held' };
 
 /**
- * The jobs table. Its conditional writes are the only way that a job moves.
+ * The jobs table. A job changes only by the conditional writes of this class.
  *
- * The SDK may send a write twice when an answer is lost, and the second then fails its own
- * condition; each method says what it makes of that. Every method throws what the SDK throws when
- * DynamoDB cannot be reached, and then the write may or may not have happened.
+ * The SDK sends a write again when the answer is lost. The second try can fail the condition that
+ * the first one met; each method says how it handles that. Every method throws the SDK's error
+ * when DynamoDB cannot be reached. The write may still have happened, or may happen later.
  */
 export class JobRepository {
   readonly #client: DynamoDBDocumentClient;
@@ -32,236 +50,182 @@ export class JobRepository {
   }
 
   /**
-   * Puts a new job in, accepted by the POST that `acceptToken` stands for. Where a PENDING job with
-   * the same id and text is there already, this POST accepts that one too: it may come from a POST
-   * that died before it started the worker, or from the SDK's own first try. `acceptedBy` holds
-   * the POSTs that have accepted a PENDING job; a claim ends its use.
+   * Stores a new job.
    *
-   * @returns false when the id is taken by a job with another text or beyond PENDING
+   * @returns false if its id is taken: by an earlier POST with the same idempotency key, or by the
+   *   first try of this write
    */
-  async create(job: Job, acceptToken: string): Promise<boolean> {
-    const accepted = new Set([acceptToken]);
-    const isNew = await unlessRefused(
-      this.#client.send(
-        new PutCommand({
-          TableName: this.#table,
-          Item: { ...job, acceptedBy: accepted },
-          // DynamoDB deletes expired items late: until then they count as gone.
-          ConditionExpression: 'attribute_not_exists(jobId) OR expiresAt <= :now',
-          ExpressionAttributeValues: { ':now': job.createdAt },
-        }),
-      ),
-    );
-    if (isNew) return true;
-    return unlessRefused(
-      this.#client.send(
-        new UpdateCommand({
-          TableName: this.#table,
-          Key: { jobId: job.jobId },
-          UpdateExpression: 'ADD acceptedBy :accepted',
-          ConditionExpression: '#status = :pending AND #text = :text AND deadline > :now',
-          ExpressionAttributeNames: { '#status': 'status', '#text': 'text' },
-          ExpressionAttributeValues: {
-            ':accepted': accepted,
-            ':pending': 'PENDING',
-            ':text': job.text,
-            ':now': job.createdAt,
-          },
-        }),
-      ),
-    );
+  create(job: Job): Promise<boolean> {
+    const condition = {
+      ConditionExpression: `${IS_ABSENT} OR ${IS_EXPIRED}`,
+      ExpressionAttributeValues: { ':now': job.createdAt },
+    };
+    return isDone(this.#client.send(new PutCommand({ TableName: this.#table, Item: job, ...condition })));
   }
 
   /**
-   * Takes back what {@link create} did, for a POST that could not start the worker. The job goes
-   * when no other POST has accepted it and no worker has claimed it.
+   * Deletes a job, for a POST that failed. Sent twice, it succeeds twice.
    *
-   * @returns the job, where a worker has claimed it
+   * @returns false if a worker has claimed the job, which then stays
    */
-  async withdraw(jobId: string, acceptToken: string, now: number): Promise<Job | undefined> {
-    const isWithdrawn = await unlessRefused(
-      this.#client.send(
-        new UpdateCommand({
-          TableName: this.#table,
-          Key: { jobId },
-          UpdateExpression: 'DELETE acceptedBy :accepted',
-          ConditionExpression: '#status = :pending',
-          ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: { ':accepted': new Set([acceptToken]), ':pending': 'PENDING' },
-        }),
-      ),
-    );
-    if (isWithdrawn) {
-      // An empty set is no set: a PENDING job without one is nobody's promise.
-      const isDeleted = await unlessRefused(
-        this.#client.send(
-          new DeleteCommand({
-            TableName: this.#table,
-            Key: { jobId },
-            ConditionExpression: '#status = :pending AND attribute_not_exists(acceptedBy)',
-            ExpressionAttributeNames: { '#status': 'status' },
-            ExpressionAttributeValues: { ':pending': 'PENDING' },
-          }),
-        ),
-      );
-      if (isDeleted) return undefined;
-    }
-    // A worker may have claimed it before either step.
-    const job = await this.find(jobId, now);
-    return job?.status === 'PENDING' ? undefined : job;
+  deletePending(jobId: string): Promise<boolean> {
+    const condition = {
+      ConditionExpression: `${IS_ABSENT} OR ${IS_PENDING}`,
+      ExpressionAttributeNames: { '#status': 'status' },
+      ExpressionAttributeValues: { ':pending': 'PENDING' },
+    };
+    return isDone(this.#client.send(new DeleteCommand({ TableName: this.#table, Key: { jobId }, ...condition })));
   }
 
   /**
-   * The job as of `now`, by a strongly consistent read; undefined when it is unknown or expired.
-   * A job that has lapsed is written as ended before anyone sees it so. That makes a lapse as final
-   * as any end: a worker's late write is refused from then on, and readers whose clocks differ agree.
+   * Reads a job, strongly consistent. Returns undefined if it is unknown or expired at `now`.
+   *
+   * A lapsed job is first written as ended, then read again. That makes a lapse as final as any
+   * other end: all readers see it, whatever their clocks say, and the write of a late worker fails.
    */
   async find(jobId: string, now: number): Promise<Job | undefined> {
-    const { Item } = await this.#client.send(
-      new GetCommand({ TableName: this.#table, Key: { jobId }, ConsistentRead: true }),
-    );
+    const read = new GetCommand({ TableName: this.#table, Key: { jobId }, ConsistentRead: true });
+    const { Item } = await this.#client.send(read);
     if (Item === undefined) return undefined;
     const job = parseJob(Item);
     if (isExpired(job, now)) return undefined;
     if (phaseOf(job, now) !== 'lapsed') return job;
-    const { endedAt, errorMessage } = lapseOf(job);
-    const isWritten = await unlessRefused(
-      this.#client.send(
-        new UpdateCommand({
-          TableName: this.#table,
-          Key: { jobId },
-          UpdateExpression:
-            'SET #status = :error, errorMessage = :errorMessage, updatedAt = :endedAt REMOVE leaseToken, acceptedBy',
-          // The job is still the one that lapsed. Refused: it moved meanwhile, or the first try landed.
-          ConditionExpression: '#status = :status AND attempt = :attempt',
-          ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: {
-            ':error': 'ERROR',
-            ':errorMessage': errorMessage,
-            ':endedAt': endedAt,
-            ':status': job.status,
-            ':attempt': job.attempt,
-          },
-        }),
-      ),
-    );
-    if (isWritten) {
-      countEnd('ERROR', job, endedAt);
-      logger.error('Job lapsed', { attempt: job.attempt, outcome: 'ERROR', error: errorMessage });
-    }
+    await this.#endLapsed(job);
     return this.find(jobId, now);
   }
 
-  /** Begins an attempt, on the condition that {@link phaseOf} calls claimable, and answers the job with its text. */
+  /** Writes the end of a lapsed job. If the condition fails, the job has changed, or the first try succeeded. */
+  async #endLapsed(job: Job): Promise<void> {
+    const { endedAt, errorMessage } = lapseOf(job);
+    const isEnded = await isDone(
+      this.#update(job.jobId, {
+        // Without the token, no late write of an attempt can succeed.
+        UpdateExpression: 'SET #status = :error, errorMessage = :message, updatedAt = :endedAt REMOVE leaseToken',
+        ConditionExpression: IS_UNCHANGED,
+        ExpressionAttributeValues: {
+          ':error': 'ERROR',
+          ':message': errorMessage,
+          ':endedAt': endedAt,
+          ':status': job.status,
+          ':attempt': job.attempt,
+          ':createdAt': job.createdAt,
+        },
+      }),
+    );
+    if (!isEnded) return;
+    countEnd('ERROR', job, endedAt);
+    logger.error('Job lapsed', { attempt: job.attempt, outcome: 'ERROR', error: errorMessage });
+  }
+
+  /**
+   * Starts an attempt, if {@link phaseOf} is `claimable`. If the SDK sent the claim twice, the
+   * second try fails, and the token shows that the first one succeeded.
+   */
   async claim(jobId: string, lease: Lease, now: number): Promise<Claim> {
     try {
-      const { Attributes } = await this.#client.send(
-        new UpdateCommand({
-          TableName: this.#table,
-          Key: { jobId },
-          UpdateExpression:
-            'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt REMOVE acceptedBy',
-          ConditionExpression:
-            '(#status = :pending OR (#status = :inProgress AND leaseExpiresAt <= :now)) AND attempt < maxAttempts AND deadline > :now',
-          ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: {
-            ':pending': 'PENDING',
-            ':inProgress': 'IN_PROGRESS',
-            ':one': 1,
-            ':now': now,
-            ':token': lease.token,
-            ':leaseExpiresAt': lease.expiresAt,
-          },
-          ReturnValues: 'ALL_NEW',
-        }),
-      );
-      return { outcome: 'claimed', job: parseJob(Attributes) };
+      const { Attributes } = await this.#update(jobId, {
+        UpdateExpression:
+          'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt',
+        ConditionExpression: `(${IS_PENDING} OR ${IS_LEASE_OVER}) AND ${HAS_ATTEMPTS_LEFT} AND ${IS_BEFORE_DEADLINE}`,
+        ExpressionAttributeValues: {
+          ':pending': 'PENDING',
+          ':inProgress': 'IN_PROGRESS',
+          ':one': 1,
+          ':now': now,
+          ':maxAttempts': MAX_ATTEMPTS,
+          ':token': lease.token,
+          ':leaseExpiresAt': lease.expiresAt,
+        },
+        ReturnValues: 'ALL_NEW',
+      });
+      return { kind: 'claimed', job: parseJob(Attributes) };
     } catch (error) {
       if (!(error instanceof ConditionalCheckFailedException)) throw error;
     }
     const job = await this.find(jobId, now);
-    if (job === undefined) return { outcome: 'unknown' };
-    if (phaseOf(job, now) === 'ended') return { outcome: 'ended', job };
-    // Its own token: the SDK sent the claim twice, and the first one landed.
-    const isOwn = job.status === 'IN_PROGRESS' && job.leaseToken === lease.token;
-    return { outcome: isOwn ? 'claimed' : 'held', job };
+    if (job === undefined) return { kind: 'gone' };
+    if (phaseOf(job, now) === 'ended') return { kind: 'ended' };
+    const isMine = job.status === 'IN_PROGRESS' && job.leaseToken === lease.token;
+    return isMine ? { kind: 'claimed', job } : { kind: 'held' };
   }
 
   /**
-   * Ends the job, if it is still under this lease. A result that DynamoDB does not take ends it as
-   * ERROR: another attempt would only come to the same.
+   * Ends a job under this lease. Sent twice, it writes the same end twice.
    *
-   * @returns the end as it is stored; undefined when another attempt has the job, or it ended otherwise
+   * @returns false if the lease is no longer this one, or the job has ended otherwise
    */
-  async end(jobId: string, lease: Lease, end: End, now: number): Promise<End | undefined> {
-    const isDone = end.status === 'DONE';
-    try {
-      const isStored = await unlessRefused(
-        this.#client.send(
-          new UpdateCommand({
-            TableName: this.#table,
-            Key: { jobId },
-            UpdateExpression: 'SET #status = :status, #outcome = :outcome, updatedAt = :now',
-            ConditionExpression: '#status = :inProgress AND leaseToken = :token',
-            ExpressionAttributeNames: { '#status': 'status', '#outcome': isDone ? 'result' : 'errorMessage' },
-            ExpressionAttributeValues: {
-              ':status': end.status,
-              ':outcome': isDone ? end.result : end.errorMessage,
-              ':now': now,
-              ':inProgress': 'IN_PROGRESS',
-              ':token': lease.token,
-            },
-          }),
-        ),
-      );
-      if (isStored) return end;
-    } catch (error) {
-      if (!isDone || !(error instanceof Error && error.name === 'ValidationException')) throw error;
-      return this.end(
-        jobId,
-        lease,
-        { status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large or too deeply nested' },
-        now,
-      );
-    }
-    // The token outlives the end that it wrote: the SDK's second try finds the work of its first.
-    const job = await this.find(jobId, now);
-    return job?.status === end.status && job.leaseToken === lease.token ? end : undefined;
+  end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
+    const [attribute, value] = end.status === 'DONE' ? ['result', end.result] : ['errorMessage', end.errorMessage];
+    return isDone(
+      this.#update(jobId, {
+        UpdateExpression: 'SET #status = :end, #attribute = :value, updatedAt = :now',
+        ConditionExpression: `${IS_LEASE_MINE} AND ${IS_IN_PROGRESS_OR_SAME_END}`,
+        ExpressionAttributeNames: { '#attribute': attribute },
+        ExpressionAttributeValues: {
+          ':end': end.status,
+          ':value': value,
+          ':now': now,
+          ':token': lease.token,
+          ':inProgress': 'IN_PROGRESS',
+        },
+      }),
+    );
   }
 
-  /**
-   * Gives the lease back before its time, so that the next attempt need not wait for it. The token
-   * goes with it, and the lease is over from the next second on: an end or a claim of this invocation
-   * that is still on its way to DynamoDB will be refused.
-   */
-  async release(jobId: string, lease: Lease, now: number): Promise<void> {
-    await unlessRefused(
-      this.#client.send(
-        new UpdateCommand({
-          TableName: this.#table,
-          Key: { jobId },
-          UpdateExpression: 'SET leaseExpiresAt = :over, updatedAt = :now REMOVE leaseToken',
-          ConditionExpression: '#status = :inProgress AND leaseToken = :token',
-          ExpressionAttributeNames: { '#status': 'status' },
-          ExpressionAttributeValues: {
-            ':over': now + 1,
-            ':now': now,
-            ':inProgress': 'IN_PROGRESS',
-            ':token': lease.token,
-          },
-        }),
-      ),
-    );
+  #update(
+    jobId: string,
+    { ExpressionAttributeNames: names, ...update }: Omit<UpdateCommandInput, 'TableName' | 'Key'>,
+  ) {
+    const target = { TableName: this.#table, Key: { jobId } };
+    const ExpressionAttributeNames = { '#status': 'status', ...names };
+    return this.#client.send(new UpdateCommand({ ...target, ...update, ExpressionAttributeNames }));
   }
 }
 
-/** True when a conditional write was done, false when its condition did not hold. */
-async function unlessRefused(write: Promise<unknown>): Promise<boolean> {
+/** Whether a conditional write was done. Returns false if its condition failed. */
+async function isDone(write: Promise<unknown>): Promise<boolean> {
   try {
     await write;
     return true;
   } catch (error) {
     if (error instanceof ConditionalCheckFailedException) return false;
     throw error;
+  }
+}
+
+/** Parses an item of the table. Throws an Error that names a missing or malformed attribute. */
+export function parseJob(item: unknown): Job {
+  const attributes = new Map<string, unknown>(Object.entries(item ?? {}));
+  const string = (name: string): string => {
+    const value = attributes.get(name);
+    if (typeof value === 'string') return value;
+    throw new Error(`Job record has no valid ${name}`);
+  };
+  const integer = (name: string): number => {
+    const value = attributes.get(name);
+    if (typeof value === 'number' && Number.isSafeInteger(value)) return value;
+    throw new Error(`Job record has no valid ${name}`);
+  };
+  const common = {
+    jobId: string('jobId'),
+    text: string('text'),
+    createdAt: integer('createdAt'),
+    updatedAt: integer('updatedAt'),
+    expiresAt: integer('expiresAt'),
+    deadline: integer('deadline'),
+    attempt: integer('attempt'),
+  };
+  const status = string('status');
+  switch (status) {
+    case 'PENDING':
+      return { ...common, status };
+    case 'IN_PROGRESS':
+      return { ...common, status, leaseToken: string('leaseToken'), leaseExpiresAt: integer('leaseExpiresAt') };
+    case 'DONE':
+      return { ...common, status, result: string('result') };
+    case 'ERROR':
+      return { ...common, status, errorMessage: string('errorMessage') };
+    default:
+      throw new Error('Job record has no valid status');
   }
 }

@@ -1,47 +1,52 @@
-import type { End, StageResult } from './job.ts';
-import { isStageResult } from './jobRecord.ts';
-import type { Stage, StageTools } from './stages.ts';
+import { inspect } from 'node:util';
+import { type End, fitsItem } from './job.ts';
+import { StageError } from './stageError.ts';
+import type { Stage, StageContext } from './stages.ts';
 import { logger } from './telemetry.ts';
 
 /** The longest error message that a job keeps, in code points. */
 const MAX_MESSAGE_CODE_POINTS = 1000;
 
 /**
- * Runs the stages in order, and says how the job ends: DONE with their answers, or ERROR with the
- * message of the one that threw or that was not done when `signal` aborted. Never throws.
+ * Runs the stages in order until one fails, or `signal` aborts, and returns how the job ends. Never throws.
+ *
+ * @param running holds the name of a stage from its start until it settles, even after this returns
+ * @param clock Unix milliseconds
  */
 export async function runStages(
   stages: readonly Stage[],
-  text: string,
-  { clock, ...tools }: StageTools & { readonly clock: () => number },
+  job: { readonly jobId: string; readonly text: string },
+  { signal, running, clock }: { signal: AbortSignal; running: Set<string>; clock: () => number },
 ): Promise<End> {
-  const { signal } = tools;
-  const result: Record<string, StageResult> = {};
-  for (const { name, run } of stages) {
+  const { jobId, text } = job;
+  const results: Record<string, StageContext['results'][string]> = {};
+  const members: string[] = [];
+  for (const stage of stages) {
+    const { name } = stage;
     const started = clock();
+    running.add(name);
+    // Called as a method, because a stage may be a class; in a function, because it may throw at once.
+    const work = (async () => stage.run(text, { jobId, results, signal }))().finally(() => running.delete(name));
     try {
-      const answer: unknown = await orAbort(run(text, tools), signal);
-      if (!isStageResult(answer)) throw new Error(`Stage '${name}' answered what cannot be stored`);
-      result[name] = answer;
+      const json = toJson(await raceWithAbort(work, signal));
+      results[name] = JSON.parse(json);
+      members.push(`${JSON.stringify(name)}:${json}`);
       logger.info('Stage done', { stage: name, outcome: 'done', durationMs: clock() - started });
     } catch (error) {
-      logger.error('Stage failed', {
-        stage: name,
-        outcome: signal.aborted ? 'timed out' : 'threw',
-        durationMs: clock() - started,
-        error: withoutMessage(error),
-      });
-      return {
-        status: 'ERROR',
-        errorMessage: signal.aborted ? `Stage '${name}' took too long` : messageOf(error, name),
-      };
+      const outcome = signal.aborted ? 'timed out' : 'failed';
+      logFailure({ stage: name, outcome, durationMs: clock() - started }, error);
+      const errorMessage = signal.aborted ? `Stage '${name}' took too long` : clientMessage(error, name);
+      return { status: 'ERROR', errorMessage };
     }
   }
-  return { status: 'DONE', result };
+  // Joined from the stages' own JSON: encoding all results once more could overflow the stack.
+  const result = `{${members.join()}}`;
+  if (fitsItem(text, result)) return { status: 'DONE', result };
+  return { status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' };
 }
 
-/** Settles as `work` does, or rejects when `signal` aborts first. */
-async function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+/** Settles as `work` does, or rejects as soon as `signal` aborts. */
+async function raceWithAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const onAbort = () => reject(signal.reason);
   signal.addEventListener('abort', onAbort);
@@ -53,20 +58,29 @@ async function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   }
 }
 
-/** What the client reads of an error that a stage threw. */
-function messageOf(error: unknown, stage: string): string {
-  const message = error instanceof Error ? error.message : '';
-  const shown = Array.from(message.toWellFormed()).slice(0, MAX_MESSAGE_CODE_POINTS).join('');
-  return shown === '' ? `Stage '${stage}' failed` : shown;
+/** The JSON text of a stage's result. Throws an Error if it is no JSON object, and names the key that JSON cannot hold. */
+function toJson(result: unknown): string {
+  const json = JSON.stringify(result, (key, value: unknown) => {
+    if (typeof value === 'bigint' || (typeof value === 'number' && !Number.isFinite(value))) {
+      throw new TypeError(`JSON cannot hold ${value}, the value of '${key}'`);
+    }
+    return value;
+  });
+  if (typeof json !== 'string' || !json.startsWith('{')) throw new TypeError('The result is not a JSON object');
+  return json;
 }
 
-/** What the log shows of it: its message may quote the job's text, and stands in the job for whoever has the id. */
-function withoutMessage(error: unknown): object {
-  if (!(error instanceof Error)) return { name: typeof error };
-  // Behind the message, of which a line may look like a frame.
-  const frames = (error.stack ?? '')
-    .replace(error.message, '')
-    .split('\n')
-    .filter((line) => line.startsWith('    at '));
-  return { name: error.name, stack: frames.map((frame) => frame.trim()) };
+/** What the client reads about an error of a stage. */
+function clientMessage(error: unknown, stage: string): string {
+  const message = error instanceof StageError ? String(error.message) : '';
+  return Array.from(message.toWellFormed()).slice(0, MAX_MESSAGE_CODE_POINTS).join('') || `Stage '${stage}' failed`;
+}
+
+/** Logs an error as thrown. The logger cannot format every value: some make it throw. */
+function logFailure(fields: object, error: unknown): void {
+  try {
+    logger.error('Stage failed', { ...fields, error });
+  } catch {
+    logger.error('Stage failed', { ...fields, error: inspect(error) });
+  }
 }

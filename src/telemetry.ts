@@ -4,41 +4,39 @@ import type { Context } from 'aws-lambda';
 import type { Job } from './job.ts';
 
 /**
- * Structured JSON logs, in one shape everywhere: `function_request_id`, then of these what is known:
- * `jobId`, `attempt`, `stage`, `durationMs`, `outcome`, `error`. A job's text is never logged, nor
- * any message that may quote it.
+ * Structured JSON logs. Each line has `function_request_id` and, where they apply, `jobId`, `attempt`,
+ * `stage`, `durationMs`, `outcome` and `error`. A job's text is never logged, except where a stage
+ * quotes it in the message of an error.
  */
 export const logger = new Logger();
 
 const metrics = new Metrics();
 
-/** What is counted, beside the job's two times: TimeInQueue and TimeToEnd, in whole seconds as the record keeps them. */
+/** The counters. Besides them there are two times, TimeInQueue and TimeToEnd, in whole seconds. */
 type Count = 'JobsAccepted' | 'JobsDone' | 'JobsFailed' | 'ClaimsRefused' | 'ClaimsHeld' | 'Retries';
 
-/** Adds one to a count. */
+/** Adds one to a counter. */
 export function count(name: Count): void {
   metrics.addMetric(name, MetricUnit.Count, 1);
 }
 
-/** An attempt has begun at `now` (Unix seconds): how long the job waited for its first, or that it is a retry. */
+/** Records an attempt that starts at `now` (Unix seconds): the first by its time in the queue, others as retries. */
 export function countAttempt(job: Job, now: number): void {
   if (job.attempt > 1) count('Retries');
   else metrics.addMetric('TimeInQueue', MetricUnit.Seconds, Math.max(0, now - job.createdAt));
 }
 
-/** A job has ended at `endedAt` (Unix seconds): how, and how long after it was accepted. */
+/** Records the end of a job at `endedAt` (Unix seconds), and the time since its creation. */
 export function countEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): void {
   count(status === 'DONE' ? 'JobsDone' : 'JobsFailed');
   metrics.addMetric('TimeToEnd', MetricUnit.Seconds, Math.max(0, endedAt - job.createdAt));
 }
 
 /**
- * One invocation: its logs carry its request id and nothing of the one before, its failure is
- * logged, and its metrics are sent.
- *
- * @throws what `work` throws
+ * Runs one invocation: its log lines have its request id, an error is logged and thrown on, and the
+ * metrics are sent at the end.
  */
-export function observed<T>(context: Context, work: () => Promise<T>): Promise<T> {
+export function withTelemetry<T>(context: Context, work: () => Promise<T>): Promise<T> {
   logger.resetKeys();
   logger.addContext(context);
   const started = performance.now();

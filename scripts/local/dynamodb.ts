@@ -62,7 +62,7 @@ async function fill(endpoint: string): Promise<void> {
 
   const { jobId } = workerEvent;
   const job = newJob(jobId, SAMPLE_TEXT, unixSeconds(Date.now()), { maxEventAge: 21600, workerTimeout: 30 });
-  await new JobRepository(DynamoDBDocumentClient.from(client), TABLE_NAME).create(job, jobId);
+  await new JobRepository(DynamoDBDocumentClient.from(client), TABLE_NAME).create(job);
   console.log(`Sample job ${jobId} is PENDING`);
   client.destroy();
 }

@@ -9,44 +9,45 @@ import { newJob, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { logger } from '../telemetry.ts';
 
-/** What the handler needs of the world. */
+/** What the handler uses from outside. */
 export interface CreateJobDependencies {
   readonly repository: JobRepository;
   /** Hands the job to the worker, without waiting for it. */
   readonly startWorker: (jobId: string) => Promise<void>;
   /** Seconds, as in template.yaml. */
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
-  /** Nobody outside knows it, so that nobody can make a job's id from its idempotency key. */
+  /** Unknown to clients, so that nobody can compute a job's id from its idempotency key. */
   readonly idNamespace: string;
   readonly newId: () => string;
   /** Unix milliseconds. */
   readonly clock: () => number;
 }
 
-/** `POST /jobs`: accepts a job, and answers before it runs. */
+/** `POST /jobs`: accepts a job, and responds before it runs. */
 export function buildHandler(dependencies: CreateJobDependencies) {
   const { repository, startWorker, lifetimes, idNamespace, newId, clock } = dependencies;
 
   return httpHandler('POST', async (event) => {
     const text = parseText(event);
-    const idempotencyKey = parseIdempotencyKey(event);
-    const jobId = idempotencyKey === undefined ? newId() : idFromKey(idempotencyKey, idNamespace);
+    const key = parseIdempotencyKey(event);
+    const jobId = key === undefined ? newId() : idFromKey(key, idNamespace);
     logger.appendKeys({ jobId });
 
     const job = newJob(jobId, text, unixSeconds(clock()), lifetimes);
-    const acceptToken = newId();
-    const acceptance = await acceptJob(repository, startWorker, job, acceptToken);
-    logger.info('POST answered', { outcome: acceptance.outcome });
+    const acceptance = await acceptJob(repository, startWorker, job, key !== undefined);
+    logger.info('POST handled', { outcome: acceptance.kind });
 
-    switch (acceptance.outcome) {
+    switch (acceptance.kind) {
       case 'accepted': {
         const message = 'Job accepted. Poll GET /jobs/{jobId} for status updates.';
-        // The path as the client sees it: behind API Gateway with the stage in front.
+        // The path as the client sees it: behind API Gateway it starts with the stage.
         const location = `${event.requestContext.path.replace(/\/$/, '')}/${jobId}`;
         return json(202, { jobId, status: acceptance.status, message }, { Location: location, 'Retry-After': '1' });
       }
       case 'otherText':
         throw new HttpError(422, "Header 'Idempotency-Key' was used before with another text");
+      case 'notStored':
+        throw acceptance.cause;
       case 'notStarted':
         throw new HttpError(503, 'The job could not be started; please try again', {
           headers: { 'Retry-After': '1' },
@@ -56,7 +57,7 @@ export function buildHandler(dependencies: CreateJobDependencies) {
   });
 }
 
-/** A UUID that is the same for the same key, and that nobody can make without the namespace. */
+/** A UUID that is always the same for a key, and that nobody can compute without the namespace. */
 function idFromKey(key: string, namespace: string): string {
   return uuid({ random: createHmac('sha256', namespace).update(key).digest().subarray(0, 16) });
 }

@@ -6,14 +6,14 @@ import { isEnded, type Job, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { logger } from '../telemetry.ts';
 
-/** What the handler needs of the world. */
+/** What the handler uses from outside. */
 export interface GetJobDependencies {
   readonly repository: JobRepository;
   /** Unix milliseconds. */
   readonly clock: () => number;
 }
 
-/** `GET /jobs/{jobId}`: the job as it stands, in every state. */
+/** `GET /jobs/{jobId}`: the job, in any status. */
 export function buildHandler({ repository, clock }: GetJobDependencies) {
   return httpHandler(
     'GET',
@@ -22,17 +22,17 @@ export function buildHandler({ repository, clock }: GetJobDependencies) {
       logger.appendKeys({ jobId });
       const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
       if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`);
-      return json(200, publicFields(job), isEnded(job) ? {} : { 'Retry-After': '1' });
+      return json(200, bodyOf(job), isEnded(job) ? {} : { 'Retry-After': '1' });
     },
     { 'Cache-Control': 'no-store' },
   );
 }
 
-/** What the API shows of a job, in this order. */
-function publicFields(job: Job) {
+/** What the API shows of a job, in this order. The result is JSON already, and is sent as stored. */
+function bodyOf(job: Job): object | string {
   const { jobId, status, text, createdAt, updatedAt } = job;
   const fields = { jobId, status, text, createdAt, updatedAt };
-  if (job.status === 'DONE') return { ...fields, result: job.result };
+  if (job.status === 'DONE') return `${JSON.stringify(fields).slice(0, -1)},"result":${job.result}}`;
   if (job.status === 'ERROR') return { ...fields, errorMessage: job.errorMessage };
   return fields;
 }

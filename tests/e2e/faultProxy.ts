@@ -37,9 +37,11 @@ export interface Call {
   readonly text: string;
   /** Which request of this caller, operation and job it is, from 1. */
   readonly count: number;
+  /** Whether it is the write by which a worker claims a job. */
+  readonly isClaim: boolean;
 }
 
-/** A call, and what became of it. */
+/** A call with its fate. */
 interface RecordedCall extends Call {
   readonly fault: Fault | undefined;
 }
@@ -78,7 +80,8 @@ export async function startFaultProxy(
     const counter = `${caller} ${operation} ${jobId}`;
     const count = (counts.get(counter) ?? 0) + 1;
     counts.set(counter, count);
-    return { caller, operation, jobId, text: texts.get(jobId) ?? '', count };
+    const isClaim = textAt(json, ['UpdateExpression'])?.includes('attempt + ') ?? false;
+    return { caller, operation, jobId, text: texts.get(jobId) ?? '', count, isClaim };
   };
 
   const serve = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {

@@ -1,42 +1,58 @@
 import { type IncomingMessage, request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { StageError } from '../../src/stageError.ts';
 import type { Stage } from '../../src/stages.ts';
 
+/** Unusual results of stages, as JSON. */
+export const RESULTS = {
+  'odd keys': '{"constructor":{"name":"String"},"__proto__":{"a":1},"counts":{"constructor":1},"big":1e+300}',
+  deep: `${'{"a":'.repeat(500)}1${'}'.repeat(500)}`,
+} as const;
+
 /**
- * The stages of the test's build, in place of src/stages.ts. A job's text is its own URL at the
- * stage recorder. Each stage asks there what to do, and holds the connection for as long as it is
- * at work, so that the recorder sees the end even of a stage whose process is killed.
+ * The stages of the test, which replace src/stages.ts in its build. The text of a job is its own URL
+ * at the stage recorder. Each stage asks the recorder what to do, and keeps the connection open while
+ * it is at work. So the recorder sees the end of a stage even if its process is killed.
  */
 export const stages: readonly Stage[] = ['first', 'second', 'third'].map((name) => ({
   name,
-  async run(text, { pause, signal }) {
+  async run(text, { signal }) {
     const call = request(`${text}/${name}`, { method: 'POST', agent: false });
     call.flushHeaders();
-    const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
       call.on('response', resolve);
       call.on('error', reject);
     });
+    const action = String(response.headers['x-action']);
+    const milliseconds = Number(action.split(' ')[1]);
     try {
-      const [action, argument] = String(answer.headers['x-action']).split(' ');
-      switch (action) {
+      switch (action.replace(/ \d+$/, '')) {
         case 'die':
           process.kill(process.pid, 'SIGKILL');
           break;
         case 'block':
-          for (const until = Date.now() + Number(argument); Date.now() < until; );
+          for (const until = Date.now() + milliseconds; Date.now() < until; );
           break;
         case 'ignore':
-          await sleep(Number(argument));
+          await sleep(milliseconds);
+          break;
+        case 'never':
+          await new Promise(() => undefined);
           break;
         case 'throw':
-          throw new Error(`Stage ${name} was told to throw`);
+          throw new StageError(`Stage ${name} was told to throw`);
+        case 'fail':
+          throw new Error('An error with details', { cause: new Error('The cause of it') });
+        case 'odd keys':
+        case 'deep':
+          return JSON.parse(action === 'deep' ? RESULTS.deep : RESULTS['odd keys']);
         default:
-          await pause(Number(argument), signal);
+          await sleep(milliseconds, undefined, { signal });
       }
     } finally {
-      const ended = new Promise<void>((resolve) => answer.on('close', resolve));
+      const ended = new Promise<void>((resolve) => response.on('close', resolve));
       call.end();
-      answer.resume();
+      response.resume();
       await ended;
     }
     return { stage: name };

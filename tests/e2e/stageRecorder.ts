@@ -1,15 +1,25 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
+import type { RESULTS } from './faultyStages.ts';
 
 /**
- * What a stage of the test's build does:
- * - `work`: takes so many milliseconds, unless it is told to stop.
- * - `ignore`: takes so many milliseconds, and does not stop when it is told to.
- * - `block`: does not let its process do anything else for so many milliseconds.
- * - `throw`: throws.
+ * What a stage of the test does:
+ * - `work`: takes so many milliseconds, unless its signal aborts.
+ * - `ignore`: takes so many milliseconds, whatever its signal says.
+ * - `never`: never settles.
+ * - `block`: lets its process do nothing else for so many milliseconds.
+ * - `throw`: throws a StageError.
+ * - `fail`: throws another error, with a cause.
  * - `die`: its process is killed.
+ * - `odd keys`, `deep`: returns an unusual result.
  */
-export type StageAction = `${'work' | 'ignore' | 'block'} ${number}` | 'throw' | 'die';
+export type StageAction =
+  | `${'work' | 'ignore' | 'block'} ${number}`
+  | 'never'
+  | 'throw'
+  | 'fail'
+  | 'die'
+  | keyof typeof RESULTS;
 
 /** One run of one stage. */
 interface StageRun {
@@ -21,18 +31,18 @@ interface StageRun {
   readonly endedAt: number | undefined;
 }
 
-/** Tells the stages of the test's build what to do, and records when they run. */
+/** Tells the stages of the test what to do, and records when they run. */
 export interface StageRecorder {
   /** The text of the job of this name. */
   textOf(jobName: string): string;
-  /** The runs of a job's stages, in the order of their beginnings. */
+  /** The runs of a job's stages, in the order of their starts. */
   runsOf(jobName: string): readonly StageRun[];
-  /** Each time that a stage of a job began while another one of the same job was at work. */
+  /** Each time that a stage of a job started while another stage of the same job was at work. */
   readonly overlaps: readonly string[];
   close(): Promise<void>;
 }
 
-/** @param actionOf decides what a stage does; `count` is 1 at the job's first run of that stage */
+/** @param actionOf decides what a stage does; `count` is 1 for the job's first run of that stage */
 export async function startStageRecorder(
   actionOf: (jobName: string, stage: string, count: number) => StageAction,
 ): Promise<StageRecorder> {
@@ -43,7 +53,7 @@ export async function startStageRecorder(
     const [, jobName = '', stage = ''] = (incoming.url ?? '').split('/');
     const before = runs.get(jobName) ?? [];
     for (const other of before.filter(({ endedAt }) => endedAt === undefined)) {
-      overlaps.push(`${jobName}: ${stage} began while ${other.stage}, begun at ${other.startedAt}, was at work`);
+      overlaps.push(`${jobName}: ${stage} started while ${other.stage}, started at ${other.startedAt}, was at work`);
     }
     const run: (typeof before)[number] = { jobName, stage, startedAt: Date.now(), endedAt: undefined };
     runs.set(jobName, [...before, run]);
@@ -56,7 +66,7 @@ export async function startStageRecorder(
     const count = before.filter((other) => other.stage === stage).length + 1;
     outgoing.writeHead(200, { 'X-Action': actionOf(jobName, stage, count) }).flushHeaders();
   });
-  // A stage may be at work for longer than any request.
+  // A stage may take longer than a request may by default.
   server.requestTimeout = 0;
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -6,8 +6,8 @@ import { senderBanner } from './faultProxy.ts';
 const root = resolve(import.meta.dirname, '..', '..');
 
 /**
- * Builds and deploys the product's own template and sources, with three things changed: the stages
- * are those of faultyStages.ts, the functions' calls to AWS go to `proxyUrl`, and say who sends them.
+ * Builds and deploys the template and the sources with three changes: the stages are those of
+ * faultyStages.ts, the functions' calls to AWS go to `proxyUrl`, and each call names its sender.
  */
 export async function deployTestStack(
   aws: LocalAws,
@@ -17,7 +17,8 @@ export async function deployTestStack(
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   cpSync(join(root, 'src'), join(folder, 'src'), { recursive: true });
-  cpSync(join(root, 'tests', 'e2e', 'faultyStages.ts'), join(folder, 'src', 'stages.ts'));
+  const stages = readFileSync(join(root, 'tests', 'e2e', 'faultyStages.ts'), 'utf8');
+  writeFileSync(join(folder, 'src', 'stages.ts'), stages.replaceAll("'../../src/", "'./"));
 
   let template = readFileSync(join(root, 'template.yaml'), 'utf8');
   const edit = (pattern: RegExp, count: number, replacement: (...groups: string[]) => string) => {
@@ -25,7 +26,7 @@ export async function deployTestStack(
     if (found !== count) throw new Error(`template.yaml has ${pattern} ${found} times, not ${count}`);
     template = template.replace(pattern, (_match, ...groups: string[]) => replacement(...groups));
   };
-  // Relative to the project's root, like in the original.
+  // Relative to the project's root, as in template.yaml.
   edit(/CodeUri: src\//g, 1, () => 'CodeUri: .aws-sam/faults/src/');
   edit(/(AWS_ENDPOINT_URL_(?:DYNAMODB|LAMBDA)): (?:''|"")/g, 2, (name) => `${name}: ${options.proxyUrl}`);
   edit(

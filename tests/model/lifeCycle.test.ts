@@ -1,8 +1,8 @@
 import { expect, test } from '@jest/globals';
-import { checkSequences } from './checkSequences.ts';
+import { checkSequences, newWorld } from './checkSequences.ts';
 import { outcomes } from './simulatedWorld.ts';
 
-// The same sequences every time; `npm run test:soak` tries others.
+// The same sequences every time. `npm run test:soak` tries others.
 const SEED = 3;
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
@@ -13,11 +13,44 @@ test('no clock, however wrong, changes an end', async () => {
   await checkSequences({ runs: 100, seed: SEED + 1, isWild: true });
 }, 120_000);
 
-test('the sequences come to every outcome there is', () => {
+// Random sequences hardly ever reach these.
+
+test('a reader that decides late that a job has lapsed does not end the next job with its key', async () => {
+  const world = await newWorld({ isWild: false });
+  const first = await world.post('k', 'a', 0);
+  await world.reply(first, 'served');
+  await world.kill(first, 'dropped');
+  const jobId = first.jobId ?? '';
+  // The job has lapsed, and it expires within the skew of clocks.
+  await world.advanceToExpiry(jobId, -1000);
+  const reader = await world.get(jobId, 0);
+  await world.reply(reader, 'served');
+  await world.runOut(await world.post('k', 'a', 5000));
+  await world.runOut(reader);
+  await world.settle();
+});
+
+test('a POST whose job expires before its response is not judged by the next job with its key', async () => {
+  const world = await newWorld({ isWild: false });
+  await world.accept('k', 'a');
+  await world.runOut(await world.deliver(0));
+  const jobId = world.jobIds[0] ?? '';
+  await world.advanceToExpiry(jobId, -6000);
+  const late = await world.post('k', 'a', 0);
+  await world.reply(late, 'served');
+  await world.reply(late, 'carried out');
+  await world.advance(7000, 'dropped');
+  await world.accept('k', 'a');
+  await world.runOut(late);
+  await world.settle();
+});
+
+test('the sequences reach every outcome', () => {
   expect([...outcomes].filter(([, times]) => times > 0).map(([outcome]) => outcome)).toEqual(
     expect.arrayContaining([
       'POST 202',
       'POST 422',
+      'POST 500',
       'POST 503',
       'POST killed',
       'GET 404',
@@ -31,6 +64,8 @@ test('the sequences come to every outcome there is', () => {
       'worker done',
       'worker failed',
       'worker killed',
+      'process reused',
+      'process ended',
     ]),
   );
 });

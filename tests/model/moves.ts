@@ -1,11 +1,18 @@
 import fc from 'fast-check';
-import { type Fate, type LastFate, MAX_SKEW_MS, type Process, WILD_SKEW_MS, type World } from './simulatedWorld.ts';
+import {
+  type Fate,
+  type Invocation,
+  type LastFate,
+  MAX_SKEW_MS,
+  type SimulatedWorld,
+  WILD_SKEW_MS,
+} from './simulatedWorld.ts';
 
-/** One move in the world. Both the model and the thing under test are the world itself. */
-type Move = fc.AsyncCommand<World, World>;
+/** One move in the world, which is both the model and the system under test. */
+type Move = fc.AsyncCommand<SimulatedWorld, SimulatedWorld>;
 
 /** A move that is always possible. */
-function move(name: string, run: (world: World) => Promise<unknown>): Move {
+function move(name: string, run: (world: SimulatedWorld) => Promise<unknown>): Move {
   return {
     check: () => true,
     run: async (_, world) => {
@@ -15,11 +22,11 @@ function move(name: string, run: (world: World) => Promise<unknown>): Move {
   };
 }
 
-/** A move of one of several things; it is not possible while there are none. */
+/** A move of one of several things. It is not possible while there are none. */
 function moveOne<T>(
   name: string,
-  all: (world: Readonly<World>) => readonly T[],
-  run: (world: World, one: T) => Promise<unknown>,
+  all: (world: Readonly<SimulatedWorld>) => readonly T[],
+  run: (world: SimulatedWorld, one: T) => Promise<unknown>,
   number: number,
 ): Move {
   return {
@@ -32,12 +39,16 @@ function moveOne<T>(
   };
 }
 
-const processes = ({ calling, working }: Readonly<World>): readonly Process[] => [...new Set([...calling, ...working])];
+const invocations = ({ calling, working }: Readonly<SimulatedWorld>): readonly Invocation[] => [
+  ...new Set([...calling, ...working]),
+];
 const positions = (things: readonly unknown[]): readonly number[] => [...things.keys()];
 
-/** Every kind of move and its weight, on machines whose clocks are ahead of true time by at most `maxSkew` milliseconds. */
+/** Every kind of move, with its weight. Clocks are ahead of true time by at most `maxSkew` milliseconds. */
 function kindsOfMoves(maxSkew: number) {
   const number = fc.nat({ max: 7 });
+  /** Which idle process to reuse; often none. */
+  const reuse = fc.option(fc.nat({ max: 3 }), { nil: undefined, freq: 3 });
   const skew = fc.constantFrom(0, 0, 0, 0, maxSkew, maxSkew, maxSkew - 1, 2500, 999, 1);
   const lastFate = fc.constantFrom<LastFate>('dropped', 'carried out', 'late');
 
@@ -46,7 +57,7 @@ function kindsOfMoves(maxSkew: number) {
       moveOne(
         `call(${n}, ${fate})`,
         ({ calling }) => calling,
-        (world, process) => world.reply(process, fate),
+        (world, invocation) => world.reply(invocation, fate),
         n,
       ),
     );
@@ -55,11 +66,11 @@ function kindsOfMoves(maxSkew: number) {
       .tuple(fc.constantFrom('k', 'k', 'k', undefined), skew)
       .map(([key, skew]) => move(`post(${key ?? '-'}, ${text}, +${skew} ms)`, (world) => world.post(key, text, skew)));
   const deliver = (isDuplicate: boolean, isStubborn: boolean) =>
-    fc.tuple(number, skew).map(([n, skew]) =>
+    fc.tuple(number, skew, reuse).map(([n, skew, reuse]) =>
       moveOne(
-        `deliver(${n}${isDuplicate ? ', duplicate' : ''}, +${skew} ms${isStubborn ? ', stubborn' : ''})`,
+        `deliver(${n}${isDuplicate ? ', duplicate' : ''}, +${skew} ms${isStubborn ? ', stubborn' : ''}, reuse ${reuse ?? '-'})`,
         ({ queue }) => positions(queue),
-        (world, at) => world.deliver(at, isDuplicate, skew, isStubborn),
+        (world, at) => world.deliver(at, { isDuplicate, skew, isStubborn, reuse }),
         n,
       ),
     );
@@ -68,7 +79,7 @@ function kindsOfMoves(maxSkew: number) {
       moveOne(
         `stage(${n}, ${isThrowing ? 'throws' : 'done'})`,
         ({ working }) => working,
-        (world, process) => world.endStage(process, isThrowing),
+        (world, invocation) => world.endStage(invocation, isThrowing),
         n,
       ),
     );
@@ -89,7 +100,8 @@ function kindsOfMoves(maxSkew: number) {
         moveOne(
           `attempt(${n}, +${skew} ms)`,
           ({ queue }) => positions(queue),
-          async (world, at) => world.reply(await world.deliver(at, true, skew, true), 'served'),
+          async (world, at) =>
+            world.reply(await world.deliver(at, { isDuplicate: true, skew, isStubborn: true, reuse: n }), 'served'),
           n,
         ),
       ),
@@ -128,20 +140,23 @@ function kindsOfMoves(maxSkew: number) {
         moveOne(
           `lose(${n})`,
           ({ calling }) => calling,
-          (world, process) => world.lose(process),
+          (world, invocation) => world.lose(invocation),
           n,
         ),
       ),
     ],
     stageDone: [8, stage(false)],
     stageThrows: [3, stage(true)],
-    runOut: [5, number.map((n) => moveOne(`runOut(${n})`, processes, (world, process) => world.runOut(process), n))],
+    runOut: [
+      5,
+      number.map((n) => moveOne(`runOut(${n})`, invocations, (world, invocation) => world.runOut(invocation), n)),
+    ],
     kill: [
       3,
       fc
         .tuple(number, lastFate)
         .map(([n, fate]) =>
-          moveOne(`kill(${n}, ${fate})`, processes, (world, process) => world.kill(process, fate), n),
+          moveOne(`kill(${n}, ${fate})`, invocations, (world, invocation) => world.kill(invocation, fate), n),
         ),
     ],
     deliverTwice: [4, deliver(true, false)],
@@ -154,7 +169,12 @@ function kindsOfMoves(maxSkew: number) {
       fc
         .tuple(number, skew)
         .map(([n, skew]) =>
-          moveOne(`setClock(${n}, +${skew} ms)`, processes, (world, process) => world.setClock(process, skew), n),
+          moveOne(
+            `setClock(${n}, +${skew} ms)`,
+            invocations,
+            (world, invocation) => world.setClock(invocation, skew),
+            n,
+          ),
         ),
     ],
     redrive: [
@@ -194,8 +214,8 @@ function kindsOfMoves(maxSkew: number) {
 }
 
 /**
- * Sequences of moves. Each has some kinds of moves and leaves out others, because a sequence of
- * everything seldom goes deep ("swarm testing"). Some are about attempts that follow each other alone.
+ * Sequences of moves. Each one uses some kinds of moves and leaves out others, because sequences of
+ * everything seldom get far ("swarm testing"). Some only have attempts that follow each other.
  */
 export function sequences({ isWild }: { readonly isWild: boolean }): fc.Arbitrary<Iterable<Move>> {
   const { serve, accept, deliver, ...others } = kindsOfMoves(isWild ? WILD_SKEW_MS : MAX_SKEW_MS);

@@ -1,2 +1,2 @@
-// Some hundred thousand invocations say nothing.
+// Hundreds of thousands of invocations log nothing.
 Object.assign(process.env, { POWERTOOLS_LOG_LEVEL: 'SILENT', POWERTOOLS_METRICS_DISABLED: 'true' });

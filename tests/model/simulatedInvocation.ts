@@ -1,96 +1,135 @@
-import type { WireAnswer } from './dynamodbEngine.ts';
+import type { WireResponse } from './dynamodbEngine.ts';
 import type { Caller } from './interceptedClient.ts';
 
-/** A call that waits for the world to say what becomes of it. */
+/** A call that waits for the world to decide its fate. */
 export interface Call {
   readonly label: string;
   readonly isRetry: boolean;
-  readonly perform: () => Promise<WireAnswer>;
-  readonly answer: (answer: WireAnswer) => void;
+  readonly perform: () => Promise<WireResponse>;
+  readonly respond: (response: WireResponse) => void;
   readonly fail: (error: Error) => void;
-  /** What came of it, where it was carried out and the answer is still on its way. */
-  outcome?: WireAnswer;
+  /** Set once the call has been carried out and its response is on the way. */
+  response?: WireResponse;
 }
 
-/** The work of a stage, until the world says that it is done. */
+/** A stage that works until the world says that it is done. */
 export interface Work {
   readonly finish: () => void;
   readonly fail: (error: Error) => void;
 }
 
-/** One invocation of a function. It only moves when the world lets its call or its stage go on. */
-export class Process implements Caller {
+/**
+ * A process of Lambda's. It runs one invocation after the other. Between two of them it is frozen:
+ * what an earlier invocation left running stands still, and goes on during the next one.
+ */
+export class Sandbox {
+  readonly invocations: Invocation[] = [];
+  isDead = false;
+
+  /** The invocation that runs now. */
+  get active(): Invocation | undefined {
+    return this.invocations.find(({ isDone }) => !isDone);
+  }
+
+  get isFrozen(): boolean {
+    return this.active === undefined;
+  }
+}
+
+/** One invocation of a function. It moves only when the world lets its call, its stage or its timer go on. */
+export class Invocation implements Caller {
   readonly kind: 'POST' | 'GET' | 'worker';
   readonly name: string;
-  /** How many processes began before. */
+  /** How many invocations started before this one. */
   readonly number: number;
-  /** True times, in milliseconds. */
-  readonly deadline: number;
-  abortAt = Number.POSITIVE_INFINITY;
-  readonly abort = new AbortController();
-  /** How much this machine's clock is ahead, in milliseconds. */
+  readonly sandbox: Sandbox;
+  /** When Lambda kills it, in milliseconds of true time. */
+  readonly killedAt: number;
+  /** When the timer of its stages is due, in milliseconds of true time. */
+  timerDueAt = Number.POSITIVE_INFINITY;
+  onTimer: () => void = () => undefined;
+  /** When its first stage began, and how long its stages had when the timer went off, in milliseconds. */
+  stagesStartedAt: number | undefined;
+  stagesHadMs = 0;
+  /** How far this machine's clock is ahead, in milliseconds. */
   skew: number;
   jobId: string | undefined;
+  /** Which of the jobs with this id it last read or wrote. */
+  incarnation = 0;
   call: Call | undefined;
   work: Work | undefined;
-  /** How many of its stages have begun and not ended. */
-  inStages = 0;
-  /** Whether the handler is through. */
+  /** How many of its stages have started and not settled. */
+  unsettledStages = 0;
+  /** Whether the handler has returned or thrown. */
   isDone = false;
-  isDead = false;
   hasWritten = false;
-  /** What a POST answered. */
+  /** The HTTP status of a POST's response. */
   status: number | undefined;
-  /** What Lambda does when the invocation fails. */
+  /** What Lambda does if the invocation fails. */
   onFailure: () => void = () => undefined;
-  #arrive: () => void = () => undefined;
+  #pause: () => void = () => undefined;
 
-  constructor(kind: Process['kind'], name: string, number: number, deadline: number, skew: number) {
+  constructor(
+    kind: Invocation['kind'],
+    { name, number, sandbox, killedAt, skew }: Pick<Invocation, 'name' | 'number' | 'sandbox' | 'killedAt' | 'skew'>,
+  ) {
     this.kind = kind;
     this.name = name;
     this.number = number;
-    this.deadline = deadline;
+    this.sandbox = sandbox;
+    this.killedAt = killedAt;
     this.skew = skew;
+    sandbox.invocations.push(this);
   }
 
-  /** Lets the handler go on, and answers when it waits again or is through. */
+  get isDead(): boolean {
+    return this.sandbox.isDead;
+  }
+
+  /** Whether its code can run: its process is alive and not frozen. */
+  get isRunning(): boolean {
+    return !this.isDead && !this.sandbox.isFrozen;
+  }
+
+  /** Lets the code go on, and resolves when it waits again or is done. */
   async step(go: () => void): Promise<void> {
-    const arrival = new Promise<void>((resolve) => {
-      this.#arrive = resolve;
+    const paused = new Promise<void>((resolve) => {
+      this.#pause = resolve;
     });
     go();
-    await arrival;
+    await paused;
   }
 
-  /** The handler is through. */
+  /** The handler has returned or thrown. */
   finish(): void {
     this.isDone = true;
-    this.#arrive();
+    this.#pause();
   }
 
-  send(label: string, jobId: string, attempt: string, perform: () => Promise<WireAnswer>): Promise<WireAnswer> {
-    const { promise, resolve, reject } = Promise.withResolvers<WireAnswer>();
+  /** The code ends its own process. What follows in it never runs. */
+  endProcess(): Promise<never> {
+    this.sandbox.isDead = true;
+    this.#pause();
+    return new Promise(() => undefined);
+  }
+
+  send(label: string, jobId: string, attempt: string, perform: () => Promise<WireResponse>): Promise<WireResponse> {
+    const { promise, resolve, reject } = Promise.withResolvers<WireResponse>();
     this.jobId ??= jobId;
-    this.call = { label, isRetry: attempt.startsWith('attempt=2'), perform, answer: resolve, fail: reject };
-    this.#arrive();
+    this.call = { label, isRetry: attempt.startsWith('attempt=2'), perform, respond: resolve, fail: reject };
+    this.#pause();
     return promise;
   }
 
-  /** What stages wait with. */
-  pause(signal: AbortSignal): Promise<void> {
+  /** What a stage waits for. */
+  doWork(signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const stop = () => {
+    this.work = { finish: resolve, fail: reject };
+    signal?.addEventListener('abort', () => {
       this.work = undefined;
       reject(new Error('stopped'));
-    };
-    if (signal.aborted) {
-      stop();
-      return promise;
-    }
-    signal.addEventListener('abort', stop);
-    this.work = { finish: resolve, fail: reject };
-    // Where its time is over, the handler does not wait for the stage.
-    if (!this.abort.signal.aborted) this.#arrive();
+    });
+    this.#pause();
     return promise;
   }
 }

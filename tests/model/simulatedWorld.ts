@@ -2,82 +2,93 @@ import { setImmediate } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { DeleteCommand } from '@aws-sdk/lib-dynamodb';
 import type { APIGatewayProxyResult } from 'aws-lambda';
+import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
 import { buildHandler as buildCreateJob } from '../../src/handlers/createJob.ts';
 import { buildHandler as buildGetJob } from '../../src/handlers/getJob.ts';
 import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
-import { type End, isEnded, type Job, type Lease, MAX_ATTEMPTS } from '../../src/job.ts';
+import { type End, isEnded, type Job, type Lease, MAX_ATTEMPTS, phaseOf, unixSeconds } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
+import { StageError } from '../../src/stageError.ts';
 import type { Stage } from '../../src/stages.ts';
 import { getJobs, postJobs } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
-import type { WireAnswer } from './dynamodbEngine.ts';
-import { type Cloud, TABLE } from './interceptedClient.ts';
-import { Process } from './simulatedInvocation.ts';
+import type { WireResponse } from './dynamodbEngine.ts';
+import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
+import { Invocation, Sandbox } from './simulatedInvocation.ts';
 
-/** As in template.yaml, but for the event's age. */
+/** As in template.yaml, except for the age of events. */
 const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };
 const HTTP_TIMEOUT_MS = 28_000;
 const START_MS = Date.UTC(2030, 0, 1);
 
-/** How much a clock may be ahead of true time; none is behind. */
+/** How far a clock may be ahead of true time. No clock is behind. */
 export const MAX_SKEW_MS = 5000;
-/** How much it may be ahead where a sequence tries what no real clock does. */
+/** The same for sequences that try what no real clock does. */
 export const WILD_SKEW_MS = 3600_000;
 
-/** What becomes of a call: `carried out` leaves the answer on its way; `late` is a time-out, and it happens all the same. */
+/**
+ * The fate of a call. `carried out` leaves the response on its way; `late` is a time-out for the
+ * caller, and the call is carried out at some later time.
+ */
 export type Fate = 'served' | 'carried out' | 'timed out' | 'late' | 'refused';
-/** What becomes of the call in which a process dies. */
+/** The fate of the call in which a process dies. */
 export type LastFate = 'dropped' | 'carried out' | 'late';
 
-/** An event in Lambda's queue, or among the dead letters. */
+/** An event in Lambda's queue, or a dead letter. */
 interface LambdaEvent {
   readonly jobId: string;
   readonly queuedAt: number;
   readonly failures: number;
 }
 
-/** An id: the job that has it now, and what was promised of that. */
+/** What is known about an id: the job that has it now, and what clients were told about that job. */
 interface Track {
   readonly jobId: string;
-  /** Counts the jobs that had this id: it is free again after a withdrawal, or when the job has expired. */
+  /** Made from an idempotency key, so that a POST can be repeated. */
+  readonly hasKey: boolean;
+  /** Counts the jobs with this id: it can be used again once a job is deleted or expired. */
   incarnation: number;
   record: Job | undefined;
   readonly texts: Set<string>;
-  /** A POST answered 202. */
+  /** A POST returned 202. */
   isPromised: boolean;
-  /** A POST was killed or lost calls, so that its job may stay without a 202. */
+  /** A POST was killed or cut off, so a job without a 202 may stay. */
   isExcused: boolean;
-  /** The end that a GET showed. */
+  /** The end that a GET has shown, and how many invocations had started by then. */
   shown: object | undefined;
-  /** How many processes there were by then. */
   shownAt: number;
 }
 
-/** What sequences came to, so that a test can tell that they come to everything. */
+/** How often each outcome was seen, so that a test can check that the sequences reach all of them. */
 export const outcomes = new Map<string, number>();
 
 /**
- * Lambda, DynamoDB, clients and clocks round the real handlers and the real repository. Nothing
- * moves but by a method called here, and every method checks the guarantees before it returns.
+ * Simulates Lambda, the network, clients and clocks around the real handlers, the real repository
+ * and a real DynamoDB engine. Nothing moves except by a method called here, and each method checks
+ * the guarantees before it returns.
  */
-export class World {
+export class SimulatedWorld {
   readonly queue: LambdaEvent[] = [];
   readonly deadLetters: LambdaEvent[] = [];
-  /** Calls that their sender gave up on, and that happen all the same. */
-  readonly late: { readonly process: Process; readonly label: string; readonly land: () => Promise<WireAnswer> }[] = [];
-  readonly #processes: Process[] = [];
+  /** Calls that timed out for their caller, and that are still to be carried out. */
+  readonly late: {
+    readonly invocation: Invocation;
+    readonly label: string;
+    readonly land: () => Promise<WireResponse>;
+  }[] = [];
+  readonly #sandboxes: Sandbox[] = [];
   readonly #tracks = new Map<string, Track>();
   readonly #trace: string[] = [];
-  readonly #cloud: Cloud;
+  readonly #dynamodb: InterceptedDynamodb;
   readonly #run: string;
   readonly #isWild: boolean;
   #now = START_MS;
   #ids = 0;
   #violation: string | undefined;
 
-  /** @param run a number that no other world on this cloud has */
-  constructor(cloud: Cloud, run: number, isWild: boolean) {
-    this.#cloud = cloud;
+  /** @param run a number that no other world on this engine has */
+  constructor(dynamodb: InterceptedDynamodb, run: number, isWild: boolean) {
+    this.#dynamodb = dynamodb;
     this.#run = run.toString(16).padStart(8, '0');
     this.#isWild = isWild;
   }
@@ -86,109 +97,154 @@ export class World {
     return [...this.#tracks.keys()];
   }
 
-  /** The processes that wait for a call. */
-  get calling(): readonly Process[] {
-    return this.#processes.filter(({ call, isDead }) => call !== undefined && !isDead);
+  /** The invocations that wait for a call. */
+  get calling(): readonly Invocation[] {
+    return this.#invocations.filter(({ call, isRunning }) => call !== undefined && isRunning);
   }
 
-  /** The processes that wait for a stage. */
-  get working(): readonly Process[] {
-    return this.#processes.filter(({ work, isDead }) => work !== undefined && !isDead);
+  /** The invocations with a stage at work. */
+  get working(): readonly Invocation[] {
+    return this.#invocations.filter(({ work, isRunning }) => work !== undefined && isRunning);
   }
 
-  // ------------------------------------------------------------------------------------ beginnings
+  get #invocations(): readonly Invocation[] {
+    return this.#sandboxes.flatMap(({ invocations }) => invocations);
+  }
 
-  async post(key: string | undefined, text: string, skew: number): Promise<Process> {
-    const process = this.#newProcess('POST', HTTP_TIMEOUT_MS, skew);
-    this.#log(process, `key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
+  // ----------------------------------------------------------------------------------- new invocations
+
+  async post(key: string | undefined, text: string, skew: number): Promise<Invocation> {
+    const invocation = this.#newInvocation('POST', HTTP_TIMEOUT_MS, skew);
+    this.#log(invocation, `key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
     const handle = buildCreateJob({
-      repository: new JobRepository(this.#cloud.client, TABLE),
-      startWorker: (jobId) => this.#invoke(process, jobId),
+      repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
+      startWorker: (jobId) => this.#invoke(invocation, jobId),
       lifetimes: LIFETIMES,
       idNamespace: this.#run,
       newId: () => this.#newId(),
-      clock: () => this.#now + process.skew,
+      clock: () => this.#now + invocation.skew,
     });
     const event = postJobs(JSON.stringify({ text }), { headers: key === undefined ? {} : { 'Idempotency-Key': key } });
-    return this.#start(process, async () => {
-      const answer = await handle(event, lambdaContext(HTTP_TIMEOUT_MS));
-      return () => this.#onPostAnswer(process, text, answer);
+    return this.#start(invocation, async () => {
+      const response = await handle(event, this.#contextOf(invocation));
+      return () => this.#onPostResponse(invocation, text, response);
     });
   }
 
-  /** A POST with nothing in its way, unless another is under way. */
+  /** A POST without any fault. It is accepted, and its job can run, unless the key has another text. */
   async accept(key: string, text: string): Promise<void> {
-    const process = await this.#runNew(() => this.post(key, text, 0));
-    const { jobId, status } = process;
-    if (jobId === undefined || this.#hasOpenPost(jobId)) return;
+    const invocation = await this.#runNew(() => this.post(key, text, 0));
+    const { jobId, status } = invocation;
+    if (jobId === undefined) return;
     const { record } = this.#track(jobId);
     if (record !== undefined && this.#mayBeExpired(record)) return;
-    this.#check(status === 202 || status === 422, 'a POST without a fault is refused');
+    this.#check(status === 202 || status === 422, 'a POST without a fault fails');
+    if (status !== 202 || record === undefined || phaseOf(record, unixSeconds(this.#now)) !== 'claimable') return;
+    this.#check(
+      this.queue.some((event) => event.jobId === jobId),
+      'a 202 for a job that nothing will start',
+    );
     this.#verify();
   }
 
-  async get(jobId: string, skew: number): Promise<Process> {
-    const process = this.#newProcess('GET', HTTP_TIMEOUT_MS, skew);
-    this.#log(process, `${this.#short(jobId)}, clock +${skew} ms`);
+  async get(jobId: string, skew: number): Promise<Invocation> {
+    const invocation = this.#newInvocation('GET', HTTP_TIMEOUT_MS, skew);
+    this.#log(invocation, `${this.#short(jobId)}, clock +${skew} ms`);
     const handle = buildGetJob({
-      repository: new JobRepository(this.#cloud.client, TABLE),
-      clock: () => this.#now + process.skew,
+      repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
+      clock: () => this.#now + invocation.skew,
     });
     const { incarnation, isPromised, shown } = this.#track(jobId);
-    return this.#start(process, async () => {
-      const answer = await handle(getJobs(jobId), lambdaContext(HTTP_TIMEOUT_MS));
-      return () => this.#onGetAnswer(process, jobId, answer, { incarnation, isPromised, shown });
+    return this.#start(invocation, async () => {
+      const response = await handle(getJobs(jobId), this.#contextOf(invocation));
+      return () => this.#onGetResponse(invocation, jobId, response, { incarnation, isPromised, shown });
     });
   }
 
-  /** Lambda delivers an event; `isDuplicate`: and will deliver it once more. */
-  async deliver(index: number, isDuplicate: boolean, skew: number, isStubborn: boolean): Promise<Process> {
+  /**
+   * Lambda delivers an event.
+   *
+   * @param isDuplicate whether Lambda delivers the same event once more
+   * @param isStubborn whether the stages ignore their signal
+   * @param reuse chooses among the idle processes of the worker; if undefined or none is idle, a new one starts
+   */
+  async deliver(
+    index: number,
+    {
+      isDuplicate = false,
+      isStubborn = false,
+      skew = 0,
+      reuse,
+    }: { isDuplicate?: boolean; isStubborn?: boolean; skew?: number; reuse?: number | undefined } = {},
+  ): Promise<Invocation> {
     const event = this.queue[index];
     if (event === undefined) throw new Error('There is no such event');
     if (!isDuplicate) this.queue.splice(index, 1);
-    const process = this.#newProcess('worker', LIFETIMES.workerTimeout * 1000, skew);
-    process.onFailure = () => this.#redeliver(event);
     const { jobId } = event;
+    const idle = this.#sandboxes.filter(
+      ({ invocations, isDead, isFrozen }) => invocations[0]?.kind === 'worker' && !isDead && isFrozen,
+    );
+    const sandbox = reuse === undefined ? undefined : idle[reuse % idle.length];
+    if (sandbox !== undefined) count('process reused');
+    const invocation = this.#newInvocation('worker', LIFETIMES.workerTimeout * 1000, skew, sandbox);
+    invocation.jobId = jobId;
+    invocation.onFailure = () => this.#redeliver(event);
     this.#log(
-      process,
-      `${this.#short(jobId)}, clock +${skew} ms${isDuplicate ? ', a duplicate' : ''}${isStubborn ? ', heeds no signal' : ''}`,
+      invocation,
+      [
+        this.#short(jobId),
+        `clock +${skew} ms`,
+        ...(isDuplicate ? ['a duplicate'] : []),
+        ...(isStubborn ? ['ignores its signal'] : []),
+        ...(sandbox === undefined ? [] : [`process of ${sandbox.invocations[0]?.name}`]),
+      ].join(', '),
     );
     const stage = (name: string): Stage => ({
       name,
-      run: async (text, { pause, signal }) => {
-        this.#onStage(process, jobId, text);
-        process.inStages += 1;
+      run: async (text, { results, signal }) => {
+        this.#onStage(invocation, jobId, text);
+        invocation.unsettledStages += 1;
         try {
-          await pause(1000, isStubborn ? new AbortController().signal : signal);
-          return { stage: name, by: process.name };
+          await invocation.doWork(isStubborn ? undefined : signal);
+          return { by: invocation.name, after: Object.keys(results) };
         } finally {
-          process.inStages -= 1;
+          invocation.unsettledStages -= 1;
         }
       },
     });
     const handle = buildWorker({
-      repository: new WatchedRepository(this.#cloud, this),
+      repository: new WatchedRepository(this.#dynamodb, this, invocation),
       stages: [stage('first'), stage('second')],
-      pause: (_, signal) => process.pause(signal),
-      abortAfter: (milliseconds) => {
-        process.abortAt = this.#now + milliseconds;
-        return process.abort.signal;
+      workerTimeout: LIFETIMES.workerTimeout,
+      startTimer: (milliseconds, onTime) => {
+        invocation.timerDueAt = this.#now + Math.max(0, milliseconds);
+        invocation.onTimer = onTime;
+        return () => {
+          invocation.timerDueAt = Number.POSITIVE_INFINITY;
+        };
       },
       newToken: () => this.#newId(),
-      clock: () => this.#now + process.skew,
+      clock: () => this.#now + invocation.skew,
+      endProcess: () => {
+        this.#log(invocation, 'ends its process');
+        count('process ended');
+        const ended = invocation.endProcess();
+        invocation.onFailure();
+        return ended;
+      },
     });
     const { incarnation } = this.#track(jobId);
-    return this.#start(process, async () => {
-      await handle({ jobId }, lambdaContext(LIFETIMES.workerTimeout * 1000));
+    return this.#start(invocation, async () => {
+      await handle({ jobId }, this.#contextOf(invocation));
       return () => {
         count('worker done');
         const track = this.#track(jobId);
         const { record } = track;
-        // Gone in between, and there again: whoever put it there sends an event of their own.
+        // If the job was deleted and another one created, that POST sends its own event.
         const isAnother = track.incarnation !== incarnation;
         this.#check(
           record === undefined || isAnother || isEnded(record) || this.#mayBeExpired(record),
-          'an event vanished whose job has not ended',
+          'an event is gone, and its job has not ended',
         );
       };
     });
@@ -202,107 +258,107 @@ export class World {
     this.queue.push({ ...letter, failures: 0, queuedAt: this.#now });
   }
 
-  // ---------------------------------------------------------------------------------------- moves
+  // ---------------------------------------------------------------------------------------------- moves
 
-  /** Decides what becomes of the call that a process waits for. */
-  async reply(process: Process, fate: Fate): Promise<void> {
-    const { call } = process;
+  /** Decides the fate of the call that an invocation waits for. */
+  async reply(invocation: Invocation, fate: Fate): Promise<void> {
+    const { call } = invocation;
     if (call === undefined) return;
-    const isOpen = call.outcome === undefined;
+    const isOpen = call.response === undefined;
     if (fate === 'carried out' || (fate === 'served' && isOpen)) {
       if (!isOpen) return;
-      call.outcome = await this.#perform(process, call.label, call.perform);
+      call.response = await this.#perform(invocation, call.label, call.perform);
     }
     if (fate === 'carried out') return;
     if (fate === 'refused' && !isOpen) return;
-    process.call = undefined;
-    const { outcome } = call;
-    if (fate === 'served' && outcome !== undefined) {
-      await process.step(() => call.answer(outcome));
+    invocation.call = undefined;
+    const { response } = call;
+    if (fate === 'served' && response !== undefined) {
+      await invocation.step(() => call.respond(response));
     } else if (fate === 'refused') {
-      this.#log(process, `${call.label} -> refused`);
-      this.#onLostCall(process, call.label);
-      await process.step(() => call.answer(REFUSED));
+      this.#log(invocation, `${call.label} -> refused`);
+      this.#onLostCall(invocation, call.label);
+      await invocation.step(() => call.respond(REFUSED));
     } else {
-      this.#log(process, `${call.label} -> ${isOpen ? fate : 'answer lost'}`);
-      if (fate === 'late' && isOpen) this.late.push({ process, label: call.label, land: call.perform });
-      if (call.isRetry) this.#onLostCall(process, call.label);
-      await process.step(() => call.fail(timeoutError()));
+      this.#log(invocation, `${call.label} -> ${isOpen ? fate : 'response lost'}`);
+      if (fate === 'late' && isOpen) this.late.push({ invocation, label: call.label, land: call.perform });
+      if (call.isRetry) this.#onLostCall(invocation, call.label);
+      await invocation.step(() => call.fail(timeoutError()));
     }
     this.#verify();
   }
 
-  /** A call happens, and no answer to it ever comes back. */
-  async lose(process: Process): Promise<void> {
-    await this.reply(process, 'carried out');
-    await this.reply(process, 'timed out');
-    if (process.call?.isRetry === true) await this.reply(process, 'timed out');
+  /** A call is carried out, and its response never arrives. */
+  async lose(invocation: Invocation): Promise<void> {
+    await this.reply(invocation, 'carried out');
+    await this.reply(invocation, 'timed out');
+    if (invocation.call?.isRetry === true) await this.reply(invocation, 'timed out');
   }
 
-  /** Lets a stage end. */
-  async endStage(process: Process, isThrowing: boolean): Promise<void> {
-    const { work } = process;
+  /** A stage that is at work settles. */
+  async endStage(invocation: Invocation, isThrowing: boolean): Promise<void> {
+    const { work } = invocation;
     if (work === undefined) return;
-    process.work = undefined;
-    this.#log(process, `stage ${isThrowing ? 'throws' : 'done'}`);
-    const end = () => (isThrowing ? work.fail(new Error('the stage broke')) : work.finish());
-    if (process.abort.signal.aborted) {
-      // The handler went on without it.
-      end();
+    invocation.work = undefined;
+    this.#log(invocation, `stage ${isThrowing ? 'throws' : 'done'}`);
+    const settle = () => (isThrowing ? work.fail(new StageError('the stage broke')) : work.finish());
+    if (invocation.timerDueAt === Number.POSITIVE_INFINITY) {
+      // Timed out: the handler no longer waits for it.
+      settle();
       await setImmediate();
     } else {
-      await process.step(end);
+      await invocation.step(settle);
     }
     this.#verify();
   }
 
-  /** Lets a process run, with nothing in its way, until it is through. */
-  async runOut(process: Process): Promise<void> {
-    for (let moves = 0; moves < 50 && !process.isDone && !process.isDead; moves += 1) {
-      if (process.call !== undefined) await this.reply(process, 'served');
-      else await this.endStage(process, false);
+  /** Lets an invocation run without further faults until it is done. */
+  async runOut(invocation: Invocation): Promise<void> {
+    for (let moves = 0; moves < 50 && !invocation.isDone && !invocation.isDead; moves += 1) {
+      if (invocation.call !== undefined) await this.reply(invocation, 'served');
+      else await this.endStage(invocation, false);
     }
   }
 
-  /** Kills a process for good. */
-  async kill(process: Process, fate: LastFate): Promise<void> {
-    const { call, isDone } = process;
-    process.isDead = true;
-    this.#log(process, `killed${call === undefined ? '' : ` in ${call.label}, ${fate}`}`);
-    if (call !== undefined && call.outcome === undefined) {
-      if (fate === 'carried out') await this.#perform(process, call.label, call.perform);
-      if (fate === 'late') this.late.push({ process, label: call.label, land: call.perform });
+  /** Kills the process of an invocation. */
+  async kill(invocation: Invocation, fate: LastFate): Promise<void> {
+    const { call, isDone, sandbox } = invocation;
+    sandbox.isDead = true;
+    this.#log(invocation, `killed${call === undefined ? '' : ` in ${call.label}, ${fate}`}`);
+    if (call !== undefined && call.response === undefined) {
+      if (fate === 'carried out') await this.#perform(invocation, call.label, call.perform);
+      if (fate === 'late') this.late.push({ invocation, label: call.label, land: call.perform });
     }
     if (isDone) return;
-    count(`${process.kind} killed`);
-    if (process.kind === 'POST' && process.hasWritten) this.#excuse(process);
-    process.onFailure();
+    count(`${invocation.kind} killed`);
+    if (invocation.kind === 'POST' && invocation.hasWritten) this.#excuse(invocation);
+    invocation.onFailure();
     this.#verify();
   }
 
-  /** A late call happens now. */
+  /** A late call is carried out. */
   async land(index: number): Promise<void> {
     const [write] = this.late.splice(index, 1);
     if (write === undefined) return;
-    await this.#perform(write.process, `late ${write.label}`, write.land);
-    if (write.process.kind === 'POST') this.#excuse(write.process);
+    await this.#perform(write.invocation, `late ${write.label}`, write.land);
+    if (write.invocation.kind === 'POST') this.#excuse(write.invocation);
     this.#verify();
   }
 
-  /** Time passes: signals abort, invocations reach their end and are killed, Lambda gives up on old events. */
+  /** Time passes: timers fire, Lambda kills invocations at their time-out and gives up on old events. */
   async advance(milliseconds: number, fate: LastFate): Promise<void> {
     const target = this.#now + milliseconds;
     for (;;) {
-      const due = this.#processes
-        .filter(({ isDead, isDone, work }) => !isDead && (!isDone || work !== undefined))
-        .map((process) => ({ process, at: Math.min(process.deadline, process.abortAt) }))
+      const due = this.#invocations
+        .filter(({ isDead, isDone }) => !isDead && !isDone)
+        .map((invocation) => ({ invocation, at: Math.min(invocation.killedAt, invocation.timerDueAt) }))
         .filter(({ at }) => at <= target)
         .sort((a, b) => a.at - b.at)[0];
       if (due === undefined) break;
-      const { process, at } = due;
+      const { invocation, at } = due;
       this.#now = Math.max(this.#now, at);
-      if (at === process.deadline) await this.kill(process, fate);
-      else await this.#abort(process);
+      if (at === invocation.killedAt) await this.kill(invocation, fate);
+      else await this.#fireTimer(invocation);
     }
     this.#now = target;
     for (const event of this.queue.filter(({ queuedAt }) => queuedAt + LIFETIMES.maxEventAge * 1000 < target)) {
@@ -314,29 +370,29 @@ export class World {
     this.#verify();
   }
 
-  /** Time passes until a job expires, and so many milliseconds more. */
+  /** Time passes until so many milliseconds after a job expires. */
   async advanceToExpiry(jobId: string, milliseconds: number): Promise<void> {
     const { record } = this.#track(jobId);
     if (record !== undefined)
       await this.advance(Math.max(0, record.expiresAt * 1000 - this.#now + milliseconds), 'dropped');
   }
 
-  async setClock(process: Process, skew: number): Promise<void> {
-    process.skew = skew;
-    this.#log(process, `clock steps to +${skew} ms`);
+  async setClock(invocation: Invocation, skew: number): Promise<void> {
+    invocation.skew = skew;
+    this.#log(invocation, `clock steps to +${skew} ms`);
   }
 
   /** DynamoDB deletes an expired job. */
   async sweep(jobId: string): Promise<void> {
     const { record } = this.#track(jobId);
     if (record === undefined || record.expiresAt * 1000 > this.#now) return;
-    await this.#cloud.client.send(new DeleteCommand({ TableName: TABLE, Key: { jobId } }));
+    await this.#dynamodb.client.send(new DeleteCommand({ TableName: TABLE_NAME, Key: { jobId } }));
     this.#trace.push(`${this.#time()} DynamoDB deletes ${this.#short(jobId)}`);
     await this.#observe(jobId);
     this.#verify();
   }
 
-  /** All faults are over. Every job has ended by the bound, and stays so whatever is still delivered. */
+  /** The faults are over. Every job ends within the bound, and stays as it is whatever is delivered afterwards. */
   async settle(): Promise<void> {
     const jobs = [...this.#tracks.values()].flatMap(({ record }) => record ?? []);
     const { maxEventAge, workerTimeout } = LIFETIMES;
@@ -356,18 +412,19 @@ export class World {
           `${this.#short(jobId)} has not ended in time`,
         );
       }
-      while (round === 'before' && this.queue.length > 0) await this.#runNew(() => this.deliver(0, false, 0, false));
+      while (round === 'before' && this.queue.length > 0) await this.#runNew(() => this.deliver(0, { reuse: 0 }));
     }
+    this.#verify();
   }
 
-  // --------------------------------------------------------------------------------------- answers
+  // ------------------------------------------------------------------------------------------ responses
 
-  #onPostAnswer(process: Process, text: string, { statusCode, body }: APIGatewayProxyResult): void {
-    process.status = statusCode;
-    const answer: unknown = JSON.parse(body);
-    this.#log(process, `answers ${statusCode} ${body}`);
+  #onPostResponse(invocation: Invocation, text: string, { statusCode, body }: APIGatewayProxyResult): void {
+    invocation.status = statusCode;
+    const response: unknown = JSON.parse(body);
+    this.#log(invocation, `returns ${statusCode} ${body}`);
     count(`POST ${statusCode}`);
-    const track = process.jobId === undefined ? undefined : this.#track(process.jobId);
+    const track = invocation.jobId === undefined ? undefined : this.#track(invocation.jobId);
     if (track === undefined) return;
     if (statusCode === 422)
       this.#check(
@@ -376,26 +433,31 @@ export class World {
       );
     if (statusCode !== 202) return;
     const { record, jobId } = track;
-    this.#check(isDeepStrictEqual(pick(answer, 'jobId'), jobId), '202 with the id of another job');
+    this.#check(isDeepStrictEqual(pick(response, 'jobId'), jobId), '202 with the id of another job');
     if (record !== undefined && this.#mayBeExpired(record)) return;
+    // The job that it read has expired since, and another POST has created the next one.
+    if (track.incarnation !== invocation.incarnation) return;
     this.#check(record !== undefined, '202 without a job');
-    this.#check(record?.text === text, '202 for the job of another text');
-    const wasShown = track.shown !== undefined && track.shownAt <= process.number;
-    this.#check(!wasShown || pick(answer, 'status') === record?.status, 'a POST tells another status than was shown');
+    if (record === undefined) return;
+    this.#check(record.text === text, '202 for the job of another text');
+    const told = STATUSES.find((status) => status === pick(response, 'status'));
+    this.#check(told !== undefined && RANK[told] <= RANK[record.status], '202 with a status the job does not have yet');
+    const wasShown = track.shown !== undefined && track.shownAt <= invocation.number;
+    this.#check(!wasShown || told === record.status, '202 with another status than was shown');
     track.isPromised = true;
   }
 
-  #onGetAnswer(
-    process: Process,
+  #onGetResponse(
+    invocation: Invocation,
     jobId: string,
     { statusCode, body }: APIGatewayProxyResult,
     before: Pick<Track, 'incarnation' | 'isPromised' | 'shown'>,
   ): void {
-    this.#log(process, `answers ${statusCode} ${body}`);
-    const answer: unknown = JSON.parse(body);
-    const status = pick(answer, 'status');
+    this.#log(invocation, `returns ${statusCode} ${body}`);
+    const response: unknown = JSON.parse(body);
+    const status = pick(response, 'status');
     count(
-      `GET ${statusCode} ${statusCode === 200 ? `${String(status)} ${String(pick(answer, 'errorMessage') ?? '')}`.trim() : ''}`.trim(),
+      `GET ${statusCode} ${statusCode === 200 ? `${String(status)} ${String(pick(response, 'errorMessage') ?? '')}`.trim() : ''}`.trim(),
     );
     if (statusCode === 500) return;
     const track = this.#track(jobId);
@@ -404,52 +466,67 @@ export class World {
     if (isSame && record !== undefined && !this.#mayBeExpired(record)) {
       this.#check(!before.isPromised || statusCode === 200, 'an accepted job is not found');
       this.#check(
-        before.shown === undefined || isDeepStrictEqual(answer, before.shown),
-        'an end that was shown changed',
+        before.shown === undefined || isDeepStrictEqual(response, before.shown),
+        'an end that was shown has changed',
       );
     }
-    if (!isSame || typeof answer !== 'object' || answer === null || (status !== 'DONE' && status !== 'ERROR')) return;
+    if (!isSame || typeof response !== 'object' || response === null || (status !== 'DONE' && status !== 'ERROR'))
+      return;
     this.#check(
-      record !== undefined && isDeepStrictEqual(answer, publicFields(record)),
+      record !== undefined && isDeepStrictEqual(response, publicFields(record)),
       'GET shows an end that is not stored',
     );
     if (track.shown !== undefined) return;
-    track.shown = answer;
-    track.shownAt = this.#processes.length;
+    track.shown = response;
+    track.shownAt = this.#invocations.length;
   }
 
-  #onStage(process: Process, jobId: string, text: string): void {
+  #onStage(invocation: Invocation, jobId: string, text: string): void {
     const track = this.#track(jobId);
     const { record } = track;
-    this.#log(process, 'a stage begins');
+    invocation.stagesStartedAt ??= this.#now;
+    this.#log(invocation, 'a stage starts');
     count('stage');
     this.#check(record === undefined || record.text === text, "a stage got another job's text");
-    this.#check(track.isPromised || track.isExcused || this.#hasOpenPost(jobId), 'a job runs that nobody was told of');
+    this.#check(
+      track.hasKey || track.isPromised || track.isExcused || this.#hasOpenPost(jobId),
+      'a job runs whose POST failed',
+    );
+    const inProcess = invocation.sandbox.invocations.filter(
+      (other) => other !== invocation && other.unsettledStages > 0,
+    );
+    this.#check(inProcess.length === 0, "an earlier invocation's stage is running in this process");
     if (this.#isWild) return;
-    const others = this.#processes.filter(
-      (other) => other !== process && other.jobId === jobId && other.inStages > 0 && !other.isDead,
+    const others = this.#invocations.filter(
+      (other) => other !== invocation && other.jobId === jobId && other.unsettledStages > 0 && !other.isDead,
     );
     this.#check(others.length === 0, 'two invocations are in stages of one job');
-    this.#check(record?.status === 'IN_PROGRESS', 'a stage begins of a job that is not in progress');
+    this.#check(record?.status === 'IN_PROGRESS', 'a stage starts, and the job is not IN_PROGRESS');
   }
 
-  /** An end that the repository says is stored is stored. */
-  onEndStored(jobId: string, end: End): void {
+  /** What the repository reports as stored is stored, and a time-out had its full time. */
+  onEndStored(invocation: Invocation, jobId: string, end: End): void {
     const { record } = this.#track(jobId);
     const isStored =
       record?.status === 'DONE'
-        ? end.status === 'DONE' && isDeepStrictEqual(record.result, end.result)
+        ? end.status === 'DONE' && record.result === end.result
         : record?.status === 'ERROR' && end.status === 'ERROR' && record.errorMessage === end.errorMessage;
-    this.#check(isStored, 'the worker believes in an end that is not stored');
+    this.#check(isStored, 'the worker takes an end for stored that is not');
+    if (end.status === 'ERROR' && end.errorMessage.endsWith('took too long')) {
+      this.#check(
+        invocation.stagesHadMs >= LIFETIMES.workerTimeout * 1000 - MAX_OVERHEAD_MS,
+        'a job took too long that did not have its full time',
+      );
+    }
   }
 
-  // ------------------------------------------------------------------------------------ invariants
+  // ----------------------------------------------------------------------------------------- invariants
 
-  /** Looks at a record after something was written, and compares it with what it was. */
+  /** Reads a record after a write, and compares it with what it was before. */
   async #observe(jobId: string): Promise<void> {
     const track = this.#track(jobId);
     const before = track.record;
-    const after = await this.#cloud.peek(jobId);
+    const after = await this.#dynamodb.peek(jobId);
     track.record = after;
     if (after !== undefined) track.texts.add(after.text);
     if (before === undefined && after === undefined) return;
@@ -460,6 +537,7 @@ export class World {
     ) {
       if (before !== undefined && !this.#mayBeExpired(before)) {
         this.#check(!track.isPromised, 'an accepted job is gone');
+        this.#check(!track.hasKey, 'a job with a key is gone');
         this.#check(before.status === 'PENDING', 'a job is gone that had been started');
       }
       track.incarnation += 1;
@@ -468,102 +546,119 @@ export class World {
       track.shown = undefined;
       return;
     }
-    for (const name of ['text', 'createdAt', 'expiresAt', 'deadline', 'maxAttempts'] as const) {
+    for (const name of ['text', 'createdAt', 'expiresAt', 'deadline'] as const) {
       this.#check(before[name] === after[name], `${name} changed`);
     }
     this.#check(RANK[after.status] >= RANK[before.status], 'the status went back');
     this.#check(after.attempt >= before.attempt && after.attempt <= MAX_ATTEMPTS, 'the attempts are miscounted');
     if (isEnded(before)) this.#check(isDeepStrictEqual(publicFields(before), publicFields(after)), 'an end changed');
+    else if (after.status === 'ERROR' && after.errorMessage.startsWith('Processing failed') && !this.#isWild) {
+      const latest = unixSeconds(this.#now + MAX_SKEW_MS);
+      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed that could still end otherwise');
+    }
     if (after.status === 'DONE') {
-      const by = new Set(Object.values(after.result).map((stage) => stage['by']));
-      this.#check(Object.keys(after.result).length === 2 && by.size === 1, 'a result of two attempts');
+      const results: unknown = JSON.parse(after.result);
+      const by = ['first', 'second'].map((stage) => pick(pick(results, stage), 'by'));
+      this.#check(by[0] !== undefined && by[0] === by[1], 'a result of two attempts');
+      this.#check(
+        isDeepStrictEqual(pick(pick(results, 'second'), 'after'), ['first']),
+        'the second stage did not get the result of the first',
+      );
     }
   }
 
   #verify(): void {
-    for (const { jobId, record, isPromised, isExcused } of this.#tracks.values()) {
-      if (record === undefined || isPromised || isExcused || this.#mayBeExpired(record)) continue;
-      this.#check(this.#hasOpenPost(jobId), `${this.#short(jobId)} is there, and no POST answered 202`);
+    for (const { jobId, hasKey, record, isPromised, isExcused } of this.#tracks.values()) {
+      if (record === undefined || hasKey || isPromised || isExcused || this.#mayBeExpired(record)) continue;
+      this.#check(this.#hasOpenPost(jobId), `${this.#short(jobId)} exists, and its POST failed`);
     }
     if (this.#violation !== undefined) throw new Error(this.#violation);
   }
 
-  /** Notes a violation. It is not thrown here, because the product's code would catch it. */
+  /** Notes a violation. It is thrown later, because here the product's code could catch it. */
   #check(holds: boolean, violation: string): void {
     if (!holds) this.#violation ??= `${violation}\n${this.#trace.join('\n')}`;
   }
 
-  /** Whether some clock may say that a job has expired. */
+  /** Whether the job has expired by any clock. */
   #mayBeExpired({ expiresAt }: Job): boolean {
     return expiresAt * 1000 <= this.#now + (this.#isWild ? 2 * WILD_SKEW_MS : MAX_SKEW_MS);
   }
 
   #hasOpenPost(jobId: string): boolean {
-    return this.#processes.some(
-      (process) => process.kind === 'POST' && process.jobId === jobId && !process.isDone && !process.isDead,
+    return this.#invocations.some(
+      (invocation) =>
+        invocation.kind === 'POST' && invocation.jobId === jobId && !invocation.isDone && !invocation.isDead,
     );
   }
 
-  // ------------------------------------------------------------------------------------- machinery
+  // ------------------------------------------------------------------------------------------ machinery
 
-  #newProcess(kind: Process['kind'], timeout: number, skew: number): Process {
-    const ordinal = this.#processes.filter((process) => process.kind === kind).length + 1;
-    const process = new Process(kind, `${kind} ${ordinal}`, this.#processes.length, this.#now + timeout, skew);
-    this.#processes.push(process);
-    return process;
+  #newInvocation(kind: Invocation['kind'], timeout: number, skew: number, reused?: Sandbox): Invocation {
+    const sandbox = reused ?? new Sandbox();
+    if (reused === undefined) this.#sandboxes.push(sandbox);
+    const number = this.#invocations.length;
+    const ordinal = this.#invocations.filter((invocation) => invocation.kind === kind).length + 1;
+    return new Invocation(kind, { name: `${kind} ${ordinal}`, number, sandbox, killedAt: this.#now + timeout, skew });
   }
 
-  /** Begins an invocation. Its `work` answers what is to be done with its answer. */
-  async #start(process: Process, work: () => Promise<() => void>): Promise<Process> {
-    await process.step(() => {
-      void this.#cloud
-        .as(process, work)
+  #contextOf({ killedAt }: Invocation) {
+    return { ...lambdaContext(), getRemainingTimeInMillis: () => killedAt - this.#now };
+  }
+
+  /** Starts an invocation. `work` returns what is to be done once the handler has returned. */
+  async #start(invocation: Invocation, work: () => Promise<() => void>): Promise<Invocation> {
+    await invocation.step(() => {
+      void this.#dynamodb
+        .as(invocation, work)
         .catch((error: unknown) => () => {
-          this.#log(process, `fails: ${error instanceof Error ? error.message : String(error)}`);
-          count(`${process.kind} failed`);
-          process.onFailure();
+          this.#log(invocation, `fails: ${error instanceof Error ? error.message : String(error)}`);
+          count(`${invocation.kind} failed`);
+          invocation.onFailure();
         })
         .then((onEnd) => {
           onEnd();
-          process.finish();
+          this.#check(invocation.unsettledStages === 0, 'a stage outlives its attempt');
+          invocation.finish();
         });
     });
     this.#verify();
-    return process;
+    return invocation;
   }
 
-  /** An invocation with nothing in its way. */
-  async #runNew(begin: () => Promise<Process>): Promise<Process> {
-    const process = await begin();
-    await this.runOut(process);
-    return process;
+  /** An invocation without any fault. */
+  async #runNew(start: () => Promise<Invocation>): Promise<Invocation> {
+    const invocation = await start();
+    await this.runOut(invocation);
+    return invocation;
   }
 
-  async #perform(process: Process, label: string, perform: () => Promise<WireAnswer>): Promise<WireAnswer> {
-    const answer = await perform();
-    const jobId = process.jobId ?? '';
+  async #perform(invocation: Invocation, label: string, perform: () => Promise<WireResponse>): Promise<WireResponse> {
+    const response = await perform();
+    const jobId = invocation.jobId ?? '';
     const isWrite = !label.includes('GetItem') && !label.includes('Invoke');
     if (isWrite) {
-      process.hasWritten = true;
+      invocation.hasWritten = true;
       await this.#observe(jobId);
     }
-    const { record } = this.#track(jobId);
+    const { record, incarnation } = this.#track(jobId);
+    if (!label.startsWith('late')) invocation.incarnation = incarnation;
     const state = record === undefined ? 'no job' : `${record.status}, attempt ${record.attempt}`;
-    const refusal = answer.statusCode === 200 ? '' : 'condition refused, ';
-    this.#log(process, `${label} -> ${refusal}${this.#short(jobId)}: ${state}`);
-    return answer;
+    const refusal = response.statusCode === 200 ? '' : 'condition failed, ';
+    this.#log(invocation, `${label} -> ${refusal}${this.#short(jobId)}: ${state}`);
+    return response;
   }
 
-  /** Lambda's Invoke, sent again by the SDK when the answer is lost. */
-  async #invoke(process: Process, jobId: string): Promise<void> {
+  /** Lambda's Invoke. The SDK sends it again if the response is lost. */
+  async #invoke(invocation: Invocation, jobId: string): Promise<void> {
     const perform = async () => {
       this.queue.push({ jobId, queuedAt: this.#now, failures: 0 });
       return EMPTY;
     };
-    const answer = await process
+    const response = await invocation
       .send('Invoke', jobId, 'attempt=1; max=2', perform)
-      .catch(() => process.send('Invoke', jobId, 'attempt=2; max=2', perform));
-    if (answer.statusCode !== 200) throw new Error('Invoke was refused');
+      .catch(() => invocation.send('Invoke', jobId, 'attempt=2; max=2', perform));
+    if (response.statusCode !== 200) throw new Error('Invoke was refused');
   }
 
   #redeliver(event: LambdaEvent): void {
@@ -572,20 +667,19 @@ export class World {
     else this.deadLetters.push(failed);
   }
 
-  async #abort(process: Process): Promise<void> {
-    process.abortAt = Number.POSITIVE_INFINITY;
-    this.#log(process, 'the signal aborts');
-    if (process.work !== undefined && !process.isDone) await process.step(() => process.abort.abort());
-    else process.abort.abort();
+  async #fireTimer(invocation: Invocation): Promise<void> {
+    invocation.timerDueAt = Number.POSITIVE_INFINITY;
+    invocation.stagesHadMs = this.#now - (invocation.stagesStartedAt ?? this.#now);
+    this.#log(invocation, 'the time of the stages is over');
+    await invocation.step(() => invocation.onTimer());
   }
 
-  /** What a POST asked of DynamoDB after its first writes got no answer: it cannot know what it leaves behind. */
-  #onLostCall(process: Process, label: string): void {
-    if (process.kind === 'POST' && /^(UpdateItem DELETE|DeleteItem|GetItem|UpdateItem SET)/.test(label))
-      this.#excuse(process);
+  /** A POST cannot know whether its job is gone if it is cut off from DynamoDB when it deletes it. */
+  #onLostCall(invocation: Invocation, label: string): void {
+    if (invocation.kind === 'POST' && label.startsWith('DeleteItem')) this.#excuse(invocation);
   }
 
-  #excuse({ jobId }: Process): void {
+  #excuse({ jobId }: Invocation): void {
     if (jobId === undefined) return;
     const track = this.#track(jobId);
     track.isExcused = track.record !== undefined;
@@ -596,6 +690,7 @@ export class World {
     if (known !== undefined) return known;
     const track: Track = {
       jobId,
+      hasKey: !jobId.startsWith(`${this.#run}-`),
       incarnation: 0,
       record: undefined,
       texts: new Set(),
@@ -621,44 +716,47 @@ export class World {
     return `${((this.#now - START_MS) / 1000).toFixed(3).padStart(8)} s `;
   }
 
-  #log(process: Process, message: string): void {
-    this.#trace.push(`${this.#time()} ${process.name}: ${message}`);
+  #log(invocation: Invocation, message: string): void {
+    this.#trace.push(`${this.#time()} ${invocation.name}: ${message}`);
   }
 }
 
 class WatchedRepository extends JobRepository {
-  readonly #world: World;
+  readonly #world: SimulatedWorld;
+  readonly #invocation: Invocation;
 
-  constructor(cloud: Cloud, world: World) {
-    super(cloud.client, TABLE);
+  constructor(dynamodb: InterceptedDynamodb, world: SimulatedWorld, invocation: Invocation) {
+    super(dynamodb.client, TABLE_NAME);
     this.#world = world;
+    this.#invocation = invocation;
   }
 
-  override async end(jobId: string, lease: Lease, end: End, now: number): Promise<End | undefined> {
-    const stored = await super.end(jobId, lease, end, now);
-    if (stored !== undefined) this.#world.onEndStored(jobId, stored);
-    return stored;
+  override async end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
+    const isStored = await super.end(jobId, lease, end, now);
+    if (isStored) this.#world.onEndStored(this.#invocation, jobId, end);
+    return isStored;
   }
 }
 
-const EMPTY: WireAnswer = { statusCode: 200, headers: {}, body: Buffer.from('{}') };
+const EMPTY: WireResponse = { statusCode: 200, headers: {}, body: Buffer.from('{}') };
 
-const REFUSED: WireAnswer = {
+const REFUSED: WireResponse = {
   statusCode: 400,
   headers: {},
   body: Buffer.from('{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"refused"}'),
 };
 
-export type { Process };
+export type { Invocation };
 
+const STATUSES = ['PENDING', 'IN_PROGRESS', 'DONE', 'ERROR'] as const;
 const RANK = { PENDING: 0, IN_PROGRESS: 1, DONE: 2, ERROR: 2 };
 
 /** What the API shows of a job. */
 function publicFields(job: Job): object {
   const { jobId, status, text, createdAt, updatedAt } = job;
-  const outcome =
-    job.status === 'DONE' ? { result: job.result } : job.status === 'ERROR' ? { errorMessage: job.errorMessage } : {};
-  return { jobId, status, text, createdAt, updatedAt, ...outcome };
+  const common = { jobId, status, text, createdAt, updatedAt };
+  if (job.status === 'DONE') return { ...common, result: JSON.parse(job.result) };
+  return job.status === 'ERROR' ? { ...common, errorMessage: job.errorMessage } : common;
 }
 
 /** One field of parsed JSON. */
@@ -673,7 +771,7 @@ function count(outcome: string): void {
 }
 
 function timeoutError(): Error {
-  const error = new Error('No answer in time');
+  const error = new Error('No response in time');
   error.name = 'TimeoutError';
   return error;
 }

@@ -4,22 +4,24 @@ import { DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dyn
 import dynalite from 'dynalite';
 import { TABLE } from '../../scripts/local/tableShape.ts';
 
-/** Stands between a client and the network: may delay a request, send it again, or lose its answer. */
+/** The network between a client and DynamoDB. It may delay a request, send it again, or lose the response. */
 export type Wire = <T>(command: string, send: () => Promise<T>) => Promise<T>;
 
 /** The jobs table on a DynamoDB in this process. */
 export interface JobsTable {
   readonly name: string;
-  /** A client of its own, set up like the product's. */
+  /** Where a client of another process finds it. */
+  readonly endpoint: string;
+  /** Creates a client. */
   connect(wire?: Wire): DynamoDBDocumentClient;
-  /** Puts an item in as it is, without any condition. */
+  /** Stores an item without any condition. */
   put(item: object): Promise<void>;
-  /** The item as it is; undefined when there is none. */
+  /** Returns the item as stored, undefined if there is none. */
   read(jobId: string): Promise<Record<string, unknown> | undefined>;
   stop(): void;
 }
 
-/** Starts one, with an empty table. */
+/** Starts a DynamoDB with an empty table. */
 export async function startJobsTable(): Promise<JobsTable> {
   const name = 'JobsTable';
   const server = dynalite({ createTableMs: 0 }).listen(0, '127.0.0.1');
@@ -27,9 +29,10 @@ export async function startJobsTable(): Promise<JobsTable> {
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('The server has no port');
 
+  const endpoint = `http://127.0.0.1:${address.port}`;
   const open = () =>
     new DynamoDBClient({
-      endpoint: `http://127.0.0.1:${address.port}`,
+      endpoint,
       region: 'us-east-1',
       credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
     });
@@ -52,6 +55,7 @@ export async function startJobsTable(): Promise<JobsTable> {
 
   return {
     name,
+    endpoint,
     connect,
     async put(item) {
       await direct.send(new PutCommand({ TableName: name, Item: { ...item } }));

@@ -1,6 +1,6 @@
 import type { Context } from 'aws-lambda';
 
-/** The context of an invocation that has so many milliseconds left. */
+/** The context of an invocation with this much time left, in milliseconds. */
 export function lambdaContext(remainingMs = 30_000): Context {
   return {
     callbackWaitsForEmptyEventLoop: true,

@@ -5,7 +5,7 @@ import { GetCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mockClient } from 'aws-sdk-client-mock';
 import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts';
-import { defaultProvider } from '../../src/lambdaCredentials.ts';
+import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
 
 // The machine may be busy with other things.
 jest.setTimeout(60_000);

@@ -2,7 +2,7 @@ import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { parseIdempotencyKey, parseText } from '../../src/createJobRequest.ts';
 import { HttpError } from '../../src/http.ts';
-import { MAX_TEXT_BYTES } from '../../src/job.ts';
+import { MAX_TEXT_BYTES, sizeAsJson } from '../../src/job.ts';
 import { postJobs } from '../support/events.ts';
 
 // The machine may be busy with other things.
@@ -27,7 +27,7 @@ const NO_TEXT = { status: 400, error: "Field 'text' is required and must not be 
 const NO_OBJECT = { status: 400, error: 'Request body must be a JSON object' };
 const NO_STRING = { status: 400, error: "Field 'text' must be a string" };
 const NOT_WELL_FORMED = { status: 400, error: "Field 'text' must be well-formed Unicode" };
-const TOO_LONG = { status: 413, error: `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes of UTF-8` };
+const TOO_LONG = { status: 413, error: `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes as JSON` };
 
 describe('the text of a POST', () => {
   test('is trimmed of surrounding white space and otherwise as it was sent', () => {
@@ -115,9 +115,12 @@ describe('the text of a POST', () => {
   test.each([
     ['one byte', 'x'],
     ['two bytes', 'é'],
+    ['two bytes, because they are escaped', '"'],
     ['four bytes', '😀'],
-  ])('may have up to the limit in characters of %s', (_bytes, character) => {
-    const longest = character.repeat(MAX_TEXT_BYTES / Buffer.byteLength(character));
+    ['six bytes, because they are escaped', '\u0001'],
+  ])('is limited by its size as JSON, with characters of %s', (_bytes, character) => {
+    const characters = character.repeat(Math.floor(MAX_TEXT_BYTES / sizeAsJson(character)));
+    const longest = characters + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(characters));
     expect(parseText(postJobs(JSON.stringify({ text: ` ${longest} ` })))).toBe(longest);
     expect(refusalOfBody(JSON.stringify({ text: `${longest}x` }))).toEqual(TOO_LONG);
   });

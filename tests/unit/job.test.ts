@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import {
   CLOCK_SKEW_SECONDS,
+  fitsItem,
   isEnded,
   isExpired,
   type Job,
@@ -9,15 +10,16 @@ import {
   newJob,
   newLease,
   phaseOf,
+  sizeAsJson,
   unixSeconds,
 } from '../../src/job.ts';
 
 const pending = newJob('id', 'a text', 1000, { maxEventAge: 600, workerTimeout: 30 });
 const held: Job = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: 1100, leaseToken: 'token' };
-const done: Job = { ...pending, status: 'DONE', attempt: 1, result: {} };
+const done: Job = { ...pending, status: 'DONE', attempt: 1, result: '{}' };
 const failed: Job = { ...pending, status: 'ERROR', attempt: 1, errorMessage: 'no' };
 
-test('a new job is pending, with no attempt yet, until its event and its last attempt are over', () => {
+test('a new job is pending without an attempt, and its deadline is when its event and last attempt are over', () => {
   expect(pending).toEqual({
     jobId: 'id',
     status: 'PENDING',
@@ -27,8 +29,24 @@ test('a new job is pending, with no attempt yet, until its event and its last at
     expiresAt: 1000 + 604_800,
     deadline: 1630,
     attempt: 0,
-    maxAttempts: 3,
   });
+});
+
+test.each([
+  ['', 0],
+  ['plain', 5],
+  ['"quoted" \\', 13],
+  ['\u0001', 6],
+  ['\n', 2],
+  ['é', 2],
+  ['😀', 4],
+])('%j takes %i bytes as JSON', (text, bytes) => {
+  expect(sizeAsJson(text)).toBe(bytes);
+});
+
+test('text and result fit an item up to 399 KiB, in bytes', () => {
+  expect(fitsItem('é', 'x'.repeat(399 * 1024 - 2))).toBe(true);
+  expect(fitsItem('é', 'x'.repeat(399 * 1024 - 1))).toBe(false);
 });
 
 test.each([
@@ -42,11 +60,11 @@ test.each([
 test.each([
   [10_000, 10 + CLOCK_SKEW_SECONDS],
   [10_001, 11 + CLOCK_SKEW_SECONDS],
-])('a lease of an invocation that is killed at %i ms is over at %i s, never before it is dead', (killedAt, over) => {
+])('the lease of an invocation that is killed at %i ms expires at %i s, never before that', (killedAt, over) => {
   expect(newLease('token', killedAt)).toEqual({ token: 'token', expiresAt: over });
 });
 
-test('only DONE and ERROR are ends', () => {
+test('only DONE and ERROR are final', () => {
   expect([pending, held, done, failed].map(isEnded)).toEqual([false, false, true, true]);
 });
 
@@ -67,16 +85,16 @@ describe('the phase of a job', () => {
     expect(phaseOf({ ...held, deadline: 1000, attempt: MAX_ATTEMPTS }, 1099)).toBe('held');
   });
 
-  test('is claimable again from the second on that the lease is over', () => {
+  test('is claimable again from the second in which the lease expires', () => {
     expect(phaseOf(held, 1100)).toBe('claimable');
   });
 
-  test('is lapsed when the lease of the last attempt is over', () => {
+  test('is lapsed when the lease of the last attempt has expired', () => {
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS - 1 }, 1100)).toBe('claimable');
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS }, 1100)).toBe('lapsed');
   });
 
-  test('is ended for good, whatever else the record says', () => {
+  test('is ended, whatever else the record says', () => {
     for (const job of [done, failed]) {
       expect(phaseOf(job, 1000)).toBe('ended');
       expect(phaseOf({ ...job, attempt: MAX_ATTEMPTS }, job.deadline + 1)).toBe('ended');
@@ -85,29 +103,29 @@ describe('the phase of a job', () => {
 });
 
 describe('the lapse of a job', () => {
-  test('that nobody ever claimed is at its deadline', () => {
+  test('that was never claimed is at its deadline', () => {
     expect(lapseOf(pending)).toEqual({
       endedAt: pending.deadline,
       errorMessage: 'Processing failed: the job did not finish before its deadline',
     });
   });
 
-  test('whose attempt died before the deadline is at the deadline', () => {
+  test('whose attempt crashed before the deadline is at the deadline', () => {
     expect(lapseOf(held).endedAt).toBe(pending.deadline);
   });
 
-  test('whose attempt died after the deadline is when its lease was over', () => {
+  test('whose lease lasts beyond the deadline is when the lease expires', () => {
     expect(lapseOf({ ...held, leaseExpiresAt: pending.deadline + 7 }).endedAt).toBe(pending.deadline + 7);
   });
 
-  test('whose attempts are used up is when the last lease was over, and says so', () => {
+  test('whose attempts are used up is when the last lease expires, and says so', () => {
     expect(lapseOf({ ...held, attempt: 3 })).toEqual({
       endedAt: 1100,
       errorMessage: 'Processing failed: all 3 attempts ended without a result',
     });
   });
 
-  test('is never later than the first moment at which the job counts as lapsed', () => {
+  test('is the first second in which the job counts as lapsed', () => {
     for (const job of [pending, held, { ...held, attempt: 3 }, { ...held, leaseExpiresAt: pending.deadline + 7 }]) {
       const { endedAt } = lapseOf(job);
       expect(phaseOf(job, endedAt - 1)).not.toBe('lapsed');

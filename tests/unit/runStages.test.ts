@@ -1,162 +1,267 @@
-import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import type { End } from '../../src/job.ts';
 import { runStages } from '../../src/runStages.ts';
-import type { Stage } from '../../src/stages.ts';
+import { StageError } from '../../src/stageError.ts';
+import type { Stage, StageContext } from '../../src/stages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 
 const TEXT = 'a text that nobody else may read';
 
 let log: readonly string[];
+let running: Set<string>;
 beforeEach(() => {
   log = captureConsole();
+  running = new Set();
 });
 afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** Runs the stages with a clock that gains a second with every look at it. */
-function run(stages: readonly Stage[], signal = new AbortController().signal) {
+/** Runs the stages with a clock that gains a second each time it is read. */
+function run(stages: readonly Stage[], signal = new AbortController().signal): Promise<End> {
   let now = 0;
-  return runStages(stages, TEXT, { jobId: 'id', pause: async () => undefined, signal, clock: () => (now += 1000) });
+  return runStages(stages, { jobId: 'id', text: TEXT }, { signal, running, clock: () => (now += 1000) });
 }
 
-const passing = (name: string): Stage => ({ name, run: async (text) => ({ stage: name, length: text.length }) });
+const passing = (name: string): Stage => ({ name, run: async (text) => ({ length: text.length }) });
+/** A stage in JavaScript, whose result may be anything. */
+const returning = (result: unknown): Stage =>
+  Object.assign({ name: 'odd', run: async () => ({}) }, { run: async () => result });
 const throwing = (error: unknown): Stage => ({ name: 'broken', run: () => Promise.reject(error) });
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
+const lines = () => log.map((line): unknown => JSON.parse(line));
 
-test('every stage gets the text, and its answer stands under its name', async () => {
+test('every stage gets the text, and its result has its name as key', async () => {
   expect(await run([passing('one'), passing('two')])).toEqual({
     status: 'DONE',
-    result: { one: { stage: 'one', length: TEXT.length }, two: { stage: 'two', length: TEXT.length } },
+    result: `{"one":{"length":${TEXT.length}},"two":{"length":${TEXT.length}}}`,
   });
 });
 
 test('a job without stages is done', async () => {
-  expect(await run([])).toEqual({ status: 'DONE', result: {} });
+  expect(await run([])).toEqual({ status: 'DONE', result: '{}' });
 });
 
-test('a stage begins when the one before it is done', async () => {
-  const seen: string[] = [];
-  const slow: Stage = {
-    name: 'slow',
+test('a stage starts when the one before it is done, with its result', async () => {
+  const seen: unknown[] = [];
+  const first: Stage = {
+    name: 'first',
     async run() {
-      seen.push('slow begins');
       await new Promise(setImmediate);
-      seen.push('slow is done');
-      return { stage: 'slow' };
+      return { at: new Date(0), gone: undefined };
     },
   };
-  const next: Stage = {
-    name: 'next',
-    async run() {
-      seen.push('next begins');
-      return { stage: 'next' };
+  const second: Stage = {
+    name: 'second',
+    async run(_text, { jobId, results, signal }) {
+      seen.push(jobId, { ...results }, signal.aborted);
+      return {};
     },
   };
-  await run([slow, next]);
-  expect(seen).toEqual(['slow begins', 'slow is done', 'next begins']);
+  await run([first, second]);
+  // As JSON has it: dates are strings, undefined members are dropped.
+  expect(seen).toEqual(['id', { first: { at: '1970-01-01T00:00:00.000Z' } }, false]);
 });
 
-test('a stage gets the job’s id, the pause and the signal', async () => {
-  const { signal } = new AbortController();
-  const pause = async () => undefined;
-  const tools: unknown[] = [];
-  const stage: Stage = {
-    name: 'curious',
-    async run(_text, given) {
-      tools.push(given.jobId, given.pause, given.signal);
-      return { stage: 'curious' };
+test('what a stage changes in earlier results is not stored', async () => {
+  const meddling: Stage = {
+    name: 'meddling',
+    async run(_text, { results }) {
+      Object.assign(results['one'] ?? {}, { length: 0 });
+      return {};
     },
   };
-  await runStages([stage], TEXT, { jobId: 'id', pause, signal, clock: () => 0 });
-  expect(tools).toEqual(['id', pause, signal]);
+  expect(await run([passing('one'), meddling])).toMatchObject({ result: `{"one":{"length":32},"meddling":{}}` });
 });
 
-test('the first stage that throws ends the job with its message, and no other begins', async () => {
-  const never = jest.fn(passing('never').run);
-  expect(await run([passing('one'), throwing(new Error('No model for this')), { name: 'never', run: never }])).toEqual({
-    status: 'ERROR',
-    errorMessage: 'No model for this',
+test('a stage can be a class', async () => {
+  class Greeting implements Stage {
+    readonly name = 'greeting';
+    readonly #word = 'hello';
+    async run(_text: string, { jobId }: StageContext) {
+      return { says: `${this.#word} ${jobId}` };
+    }
+  }
+  expect(await run([new Greeting()])).toEqual({ status: 'DONE', result: '{"greeting":{"says":"hello id"}}' });
+});
+
+describe('a result', () => {
+  test.each([
+    ['keys that JavaScript objects have', '{"constructor":{"name":"String"},"__proto__":{"a":1},"toString":null}'],
+    ['large and small numbers', '{"big":1e+300,"small":5e-324,"zero":0}'],
+    ['an empty key, and half a surrogate pair', '{"":[],"half":"\\ud83d"}'],
+    ['deep nesting', `${'{"a":'.repeat(900)}1${'}'.repeat(900)}`],
+  ])('is kept to the letter, with %s', async (_what, json) => {
+    expect(await run([returning(JSON.parse(json))])).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
   });
-  expect(never).not.toHaveBeenCalled();
-});
 
-test.each([Number.NaN, 1e300])(
-  'an answer that cannot be stored (%d) ends the job, and not its attempt',
-  async (value) => {
-    expect(await run([{ name: 'odd', run: async () => ({ stage: 'odd', value }) }])).toEqual({
-      status: 'ERROR',
-      errorMessage: "Stage 'odd' answered what cannot be stored",
+  test('drops undefined members, as JSON does', async () => {
+    expect(await run([returning({ a: undefined, b: [undefined], c: () => 1 })])).toMatchObject({
+      result: '{"odd":{"b":[null]}}',
     });
-  },
-);
+  });
 
-test('a stage that throws before its first await ends the job just so', async () => {
-  const stage: Stage = {
-    name: 'sudden',
-    run() {
-      throw new Error('At once');
+  const cycle: Record<string, unknown> = {};
+  cycle['self'] = { cycle };
+
+  test.each([
+    ['NaN', { deep: { score: Number.NaN } }, /JSON cannot hold NaN, the value of 'score'/],
+    ['an infinity', { score: Number.NEGATIVE_INFINITY }, /JSON cannot hold -Infinity, the value of 'score'/],
+    ['a BigInt', { list: [1n] }, /JSON cannot hold 1, the value of '0'/],
+    ['a cycle', cycle, /circular structure.*'cycle' closes the circle/s],
+    ['too deep a nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
+    ['an array', [1], /The result is not a JSON object/],
+    ['a date', new Date(0), /The result is not a JSON object/],
+    ['a function', () => 1, /The result is not a JSON object/],
+  ])(
+    'that JSON cannot hold (%s) ends the job, and the log has the stage and the reason',
+    async (_what, result, reason) => {
+      expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
+      expect(lines()).toMatchObject([
+        { message: 'Stage failed', stage: 'odd', outcome: 'failed', error: { message: expect.stringMatching(reason) } },
+      ]);
     },
-  };
-  expect(await run([stage])).toEqual({ status: 'ERROR', errorMessage: 'At once' });
-});
+  );
 
-test.each([
-  ['an error without a message', new Error('')],
-  ['a string', 'text'],
-  ['nothing', undefined],
-  ['null', null],
-])('%s that is thrown ends the job with a message all the same', async (_what, error) => {
-  expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
-});
+  test.each([undefined, null, 5, 'text', true])('that is %j ends the job', async (result) => {
+    expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
+  });
 
-test('a message is kept well-formed and at most 1000 code points long', async () => {
-  expect(await run([throwing(new Error('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
-  expect(await run([throwing(new Error('😀'.repeat(1001)))])).toMatchObject({ errorMessage: '😀'.repeat(1000) });
-});
-
-test('a stage that does not heed the signal is ended by it', async () => {
-  const controller = new AbortController();
-  const end = run([passing('one'), endless], controller.signal);
-  await new Promise(setImmediate);
-  controller.abort();
-  expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'endless' took too long" });
-});
-
-test('a stage that fails because of the signal took too long, whatever it throws', async () => {
-  const controller = new AbortController();
-  const heeding: Stage = {
-    name: 'heeding',
-    async run(_text, { signal }) {
-      controller.abort();
-      signal.throwIfAborted();
-      return { stage: 'heeding' };
-    },
-  };
-  expect(await run([heeding], controller.signal)).toEqual({
-    status: 'ERROR',
-    errorMessage: "Stage 'heeding' took too long",
+  test('that does not fit an item with the text ends the job', async () => {
+    expect(await run([returning({ text: 'x'.repeat(400 * 1024) })])).toEqual({
+      status: 'ERROR',
+      errorMessage: 'The result cannot be stored: it is too large',
+    });
   });
 });
 
-test('a signal that was aborted before ends the first stage', async () => {
-  expect(await run([endless], AbortSignal.abort())).toEqual({
-    status: 'ERROR',
-    errorMessage: "Stage 'endless' took too long",
+describe('an error', () => {
+  test('ends the job, and no other stage starts', async () => {
+    const never = jest.fn(passing('never').run);
+    expect(await run([passing('one'), throwing(new StageError('No model')), { name: 'never', run: never }])).toEqual({
+      status: 'ERROR',
+      errorMessage: 'No model',
+    });
+    expect(never).not.toHaveBeenCalled();
+  });
+
+  test('that is not a StageError is not shown to the client', async () => {
+    const error = new Error('User: arn:aws:iam::123456789012:user/me is not authorized');
+    expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
+  });
+
+  test('ends the job also if it is thrown before the first await', async () => {
+    const stage: Stage = {
+      name: 'sudden',
+      run() {
+        throw new StageError('At once');
+      },
+    };
+    expect(await run([stage])).toEqual({ status: 'ERROR', errorMessage: 'At once' });
+    expect(running.size).toBe(0);
+  });
+
+  test('can be of a subclass of StageError', async () => {
+    class NotFound extends StageError {}
+    expect(await run([throwing(new NotFound('No such model'))])).toMatchObject({ errorMessage: 'No such model' });
+  });
+
+  test('shows at most 1000 code points, well-formed', async () => {
+    expect(await run([throwing(new StageError('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
+    expect(await run([throwing(new StageError('😀'.repeat(1001)))])).toMatchObject({ errorMessage: '😀'.repeat(1000) });
+  });
+
+  test.each([
+    ['a StageError without a message', new StageError('')],
+    ['a string', 'text'],
+    ['undefined', undefined],
+    ['null', null],
+    ['an object without a prototype', Object.create(null)],
+    ['an error whose message is a number', Object.assign(new Error('x'), { message: 5 })],
+    ['an error whose stack is a number', Object.assign(new Error('x'), { stack: 5 })],
+    ['an error that is its own cause', Object.assign(new Error('x'), { cause: undefined })],
+    [
+      'a proxy that throws',
+      new Proxy(new Error('x'), {
+        get: () => {
+          throw new Error('no');
+        },
+      }),
+    ],
+  ])('ends the job and is logged if it is %s', async (what, error) => {
+    if (what.includes('own cause') && error instanceof Error) error.cause = error;
+    expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
+    expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'broken', outcome: 'failed' }]);
+  });
+
+  test('is logged with its name, message, code, stack and causes', async () => {
+    const refused = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' });
+    await run([throwing(new TypeError('fetch failed', { cause: new Error('inner', { cause: refused }) }))]);
+    expect(lines()).toMatchObject([
+      {
+        level: 'ERROR',
+        error: {
+          name: 'TypeError',
+          message: 'fetch failed',
+          stack: expect.arrayContaining([expect.stringContaining('runStages.test.ts')]),
+          cause: { message: 'inner', cause: { message: 'connect ECONNREFUSED', code: 'ECONNREFUSED' } },
+        },
+      },
+    ]);
   });
 });
 
-test('what a stage throws after the signal ended it is nobody’s concern', async () => {
-  const unhandled = jest.fn();
-  process.on('unhandledRejection', unhandled);
-  const late = Promise.withResolvers<never>();
-  const controller = new AbortController();
-  const end = run([{ name: 'late', run: () => late.promise }], controller.signal);
-  controller.abort();
-  await end;
-  late.reject(new Error('too late'));
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', unhandled);
-  expect(unhandled).not.toHaveBeenCalled();
+describe('when the signal aborts', () => {
+  test('a stage that ignores it ends the job, and counts as running', async () => {
+    const controller = new AbortController();
+    const end = run([passing('one'), endless], controller.signal);
+    await new Promise(setImmediate);
+    controller.abort();
+    expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'endless' took too long" });
+    expect([...running]).toEqual(['endless']);
+    expect(log.join()).toContain('timed out');
+  });
+
+  test('a stage that fails because of it took too long, whatever it throws, and no longer counts as running', async () => {
+    const controller = new AbortController();
+    const heeding: Stage = {
+      name: 'heeding',
+      async run(_text, { signal }) {
+        controller.abort();
+        signal.throwIfAborted();
+        return {};
+      },
+    };
+    expect(await run([heeding], controller.signal)).toEqual({
+      status: 'ERROR',
+      errorMessage: "Stage 'heeding' took too long",
+    });
+    await new Promise(setImmediate);
+    expect(running.size).toBe(0);
+  });
+
+  test('before the first stage, that stage took too long', async () => {
+    expect(await run([endless], AbortSignal.abort())).toEqual({
+      status: 'ERROR',
+      errorMessage: "Stage 'endless' took too long",
+    });
+  });
+
+  test('a stage counts as running until it settles, and a late error is not unhandled', async () => {
+    const unhandled = jest.fn();
+    process.on('unhandledRejection', unhandled);
+    const late = Promise.withResolvers<never>();
+    const controller = new AbortController();
+    const end = run([{ name: 'late', run: () => late.promise }], controller.signal);
+    controller.abort();
+    await end;
+    expect([...running]).toEqual(['late']);
+    late.reject(new Error('too late'));
+    await new Promise(setImmediate);
+    process.off('unhandledRejection', unhandled);
+    expect(unhandled).not.toHaveBeenCalled();
+    expect(running.size).toBe(0);
+  });
 });
 
 test('stages leave no listener on the signal', async () => {
@@ -168,40 +273,11 @@ test('stages leave no listener on the signal', async () => {
   expect(remove.mock.calls).toEqual(add.mock.calls);
 });
 
-test('each stage is logged once with its duration, and neither the text nor a message is', async () => {
-  await run([passing('one'), throwing(new TypeError(`Cannot read ${TEXT}`))]);
-  const [done, failed] = log.map((line): unknown => JSON.parse(line));
-  expect(done).toMatchObject({ level: 'INFO', message: 'Stage done', stage: 'one', outcome: 'done', durationMs: 1000 });
-  expect(failed).toMatchObject({
-    level: 'ERROR',
-    message: 'Stage failed',
-    stage: 'broken',
-    outcome: 'threw',
-    durationMs: 1000,
-    error: { name: 'TypeError', stack: expect.arrayContaining([expect.stringMatching(/^at .*runStages\.test\.ts/)]) },
-  });
-  expect(log.join()).not.toContain(TEXT);
-});
-
-test('the log tells a stage that was stopped from one that threw', async () => {
-  await run([endless], AbortSignal.abort());
-  expect(log.join()).toContain('timed out');
-});
-
-test('what is thrown and no error is logged by its type, and one without a stack by its name', async () => {
-  const bare = new RangeError('no');
-  delete bare.stack;
-  await run([throwing(TEXT)]);
-  await run([throwing(bare)]);
-  expect(log.map((line): unknown => JSON.parse(line))).toMatchObject([
-    { error: { name: 'string' } },
-    { error: { name: 'RangeError', stack: [] } },
+test('each stage is logged once with its duration, and the text is not', async () => {
+  await run([passing('one'), throwing(new Error('no'))]);
+  expect(lines()).toMatchObject([
+    { level: 'INFO', message: 'Stage done', stage: 'one', outcome: 'done', durationMs: 1000 },
+    { level: 'ERROR', message: 'Stage failed', stage: 'broken', outcome: 'failed', durationMs: 1000 },
   ]);
   expect(log.join()).not.toContain(TEXT);
-});
-
-test('a message that looks like a stack leaves nothing of itself in the log', async () => {
-  await run([throwing(new Error(`Cannot read:\n    at ${TEXT}`))]);
-  expect(log.join()).not.toContain(TEXT);
-  expect(log.join()).toContain('runStages.test.ts');
 });

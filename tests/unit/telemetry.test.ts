@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { newJob } from '../../src/job.ts';
-import { count, countAttempt, countEnd, observed } from '../../src/telemetry.ts';
+import { count, countAttempt, countEnd, withTelemetry } from '../../src/telemetry.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
@@ -16,7 +16,7 @@ afterEach(() => {
 
 /** The metrics that one invocation sends, by name. */
 async function metricsOf(work: () => void): Promise<unknown> {
-  await observed(lambdaContext(), async () => work());
+  await withTelemetry(lambdaContext(), async () => work());
   expect(log).toHaveLength(1);
   return JSON.parse(log.join());
 }
@@ -46,12 +46,12 @@ test('an invocation sends what was counted in it, in one line, under the stackâ€
 });
 
 test('an invocation that counts nothing sends nothing', async () => {
-  await observed(lambdaContext(), async () => undefined);
+  await withTelemetry(lambdaContext(), async () => undefined);
   expect(log).toEqual([]);
 });
 
 test('an invocation that fails sends its metrics, and fails', async () => {
-  const work = observed(lambdaContext(), async () => {
+  const work = withTelemetry(lambdaContext(), async () => {
     count('ClaimsRefused');
     throw new Error('no');
   });
@@ -87,7 +87,7 @@ test('clocks that differ count no negative time', async () => {
 });
 
 test('an invocation that fails before it counts anything is logged once, with its cause', async () => {
-  await expect(observed(lambdaContext(), () => Promise.reject(new Error('no route')))).rejects.toThrow('no route');
+  await expect(withTelemetry(lambdaContext(), () => Promise.reject(new Error('no route')))).rejects.toThrow('no route');
   expect(log).toHaveLength(1);
   expect(JSON.parse(log.join())).toMatchObject({ level: 'ERROR', outcome: 'failed', error: { message: 'no route' } });
 });

@@ -2,8 +2,10 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/tableShape.ts';
+import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
-import { MAX_ATTEMPTS } from '../../src/job.ts';
+import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS } from '../../src/job.ts';
+import { mlInference, ocr, search } from '../../src/sampleStages.ts';
 import { at, nodeAt, readTemplate } from '../support/template.ts';
 
 const template = readTemplate();
@@ -14,9 +16,9 @@ const variablesOf = (name: string) => ({
 });
 const sourceOf = (handler: string) => readFileSync(join(__dirname, '../../src/handlers', `${handler}.ts`), 'utf8');
 
-/** The most calls, one after the other, that createJob makes: put, accept, invoke, and the two of a withdrawal. */
-const CREATE_JOB_CALLS = 6;
-/** The most that getJob makes: read, end what has lapsed, read. */
+/** The most calls that createJob makes: put, read, and then invoke and delete, or end what has lapsed and read again. */
+const CREATE_JOB_CALLS = 4;
+/** The most calls that getJob makes: read, end what has lapsed, read again. */
 const GET_JOB_CALLS = 3;
 
 describe.each([
@@ -69,21 +71,36 @@ test('events that Lambda gives up on are kept, encrypted, for 14 days', () => {
   });
 });
 
-test('a job’s deadline is made of the same parameters as the time-out and the age of its event', () => {
+test('deadlines and time limits use the time-out of the worker and the age of its events', () => {
   const timeout = { Ref: 'WorkerTimeoutSeconds' };
   const age = { Ref: 'WorkerMaxEventAgeSeconds' };
   expect(properties('WorkerFunction')).toMatchObject({
     Timeout: timeout,
     EventInvokeConfig: { MaximumEventAgeInSeconds: age },
   });
+  expect(variablesOf('WorkerFunction')).toMatchObject({ WORKER_TIMEOUT_SECONDS: timeout });
   expect(variablesOf('CreateJobFunction')).toMatchObject({
     WORKER_TIMEOUT_SECONDS: timeout,
     WORKER_MAX_EVENT_AGE_SECONDS: age,
   });
 });
 
-test('the stages always have time beside what the worker keeps back for two calls', () => {
-  expect(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')).toBeGreaterThan((2 * CALL_BUDGET_MS) / 1000);
+test('the smallest time-out of the worker leaves the sample’s stages the time they take', async () => {
+  let sampleMs = 0;
+  const pause = async (milliseconds: number) => {
+    sampleMs += milliseconds;
+  };
+  const { signal } = new AbortController();
+  for (const create of [ocr, mlInference, search]) await create(pause).run('a', { jobId: 'id', results: {}, signal });
+  expect(sampleMs).toBe(5000);
+  expect(Number(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
+    sampleMs + MAX_OVERHEAD_MS,
+  );
+});
+
+test('the lease of a crashed attempt has expired when Lambda tries for the last time, about 3 minutes later', () => {
+  const longest = Number(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MaxValue'));
+  expect(longest + 1 + CLOCK_SKEW_SECONDS).toBeLessThan(180);
 });
 
 test('createJob and getJob answer for themselves, however slow each call is, before Lambda or API Gateway cut in', () => {
@@ -108,8 +125,8 @@ test('the bundles leave out what the SDK brings along and no function needs', ()
       Format: 'cjs',
       MainFields: 'module,main',
       Alias: [
-        '@aws-sdk/credential-provider-node=./lambdaCredentials.ts',
-        '@smithy/core/event-streams=./noEventStreams.ts',
+        '@aws-sdk/credential-provider-node=./bundle/lambdaCredentials.ts',
+        '@smithy/core/event-streams=./bundle/noEventStreams.ts',
       ],
     });
   }

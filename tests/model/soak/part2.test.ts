@@ -1,4 +1,4 @@
-// One of two halves of the same, so that jest gives each a core. Their seeds are random.
+// One of two equal halves, so that jest gives each a core. The seeds are random.
 import { test } from '@jest/globals';
 import { checkSequences } from '../checkSequences.ts';
 

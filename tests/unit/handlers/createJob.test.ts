@@ -1,6 +1,6 @@
 import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { DynamoDBDocumentClient, GetCommand, PutCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
+import { DeleteCommand, DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { mockClient } from 'aws-sdk-client-mock';
@@ -14,7 +14,6 @@ import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
 const JOB_ID = '11111111-1111-4111-8111-111111111111';
-const TOKEN = '22222222-2222-4222-8222-222222222222';
 const MESSAGE = 'Job accepted. Poll GET /jobs/{jobId} for status updates.';
 const STORED = {
   jobId: JOB_ID,
@@ -25,12 +24,11 @@ const STORED = {
   expiresAt: NOW + 604_800,
   deadline: NOW + 21_630,
   attempt: 0,
-  maxAttempts: 3,
 };
 
 const dynamodb = mockClient(DynamoDBDocumentClient);
 const lambda = mockClient(LambdaClient);
-const refused = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
+const conditionFailed = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
 
 let log: readonly string[];
 
@@ -45,32 +43,28 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** The handler's answer, with the ids and the clock of this test. */
+/** Handles a POST, with the id and the clock of this test. */
 function post(event: APIGatewayProxyEvent, idNamespace = 'stack') {
-  const ids = [JOB_ID, TOKEN];
-  // A job with an idempotency key needs no new id for itself.
-  const hasKey = Object.keys(event.headers).some((name) => name.toLowerCase() === 'idempotency-key');
-  if (hasKey) ids.shift();
   return buildHandler({
     repository: new JobRepository(documentClient(), 'JobsTable'),
     startWorker: workerStarter('WorkerFunction'),
     lifetimes: { maxEventAge: 21_600, workerTimeout: 30 },
     idNamespace,
-    newId: () => ids.shift() ?? 'one id too many',
+    newId: () => JOB_ID,
     clock: () => NOW * 1000 + 999,
   })(event, lambdaContext());
 }
 
-/** The commands that went out to DynamoDB, in their order. */
+/** The commands sent to DynamoDB, in order. */
 const commands = () => dynamodb.calls().map(({ args: [command] }) => command.constructor.name);
 
 const idOf = (body: string) => {
-  const answer: unknown = JSON.parse(body);
-  return typeof answer === 'object' && answer !== null && 'jobId' in answer ? String(answer.jobId) : '';
+  const response: unknown = JSON.parse(body);
+  return typeof response === 'object' && response !== null && 'jobId' in response ? String(response.jobId) : '';
 };
 
-describe('a job that is accepted', () => {
-  test('is answered to the letter', async () => {
+describe('an accepted job', () => {
+  test('gets the documented response', async () => {
     expect(await post(postJobs('{"text": " a text\\n"}'))).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
@@ -78,12 +72,12 @@ describe('a job that is accepted', () => {
     });
   });
 
-  test('costs one write, on condition that it is not there, and one event with its id alone', async () => {
+  test('costs one conditional write, and one event with nothing but its id', async () => {
     await post(postJobs('{"text": " a text\\n"}'));
     expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
       {
         TableName: 'JobsTable',
-        Item: { ...STORED, acceptedBy: new Set([TOKEN]) },
+        Item: STORED,
         ConditionExpression: 'attribute_not_exists(jobId) OR expiresAt <= :now',
         ExpressionAttributeValues: { ':now': NOW },
       },
@@ -93,7 +87,7 @@ describe('a job that is accepted', () => {
     ]);
   });
 
-  test('is answered the same when the body came in base64', async () => {
+  test('may come with a body in base64', async () => {
     const body = Buffer.from('{"text": "a text"}').toString('base64');
     expect(await post(postJobs(body, { isBase64Encoded: true }))).toMatchObject({ statusCode: 202 });
     expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toMatchObject({ text: 'a text' });
@@ -102,15 +96,15 @@ describe('a job that is accepted', () => {
   test.each([
     ['behind a stage', '/Prod/jobs', '/Prod/jobs'],
     ['without a stage', '/jobs', '/jobs'],
-    ['with a slash at the end', '/Prod/jobs/', '/Prod/jobs'],
-    ['behind a domain’s base path', '/v1/jobs', '/v1/jobs'],
-  ])('has its own path as Location %s', async (_where, path, location) => {
+    ['with a trailing slash', '/Prod/jobs/', '/Prod/jobs'],
+    ['under the base path of a custom domain', '/v1/jobs', '/v1/jobs'],
+  ])('has its path as Location %s', async (_where, path, location) => {
     const event = postJobs('{"text": "a"}');
-    const answer = await post({ ...event, requestContext: { ...event.requestContext, path } });
-    expect(answer.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
+    const response = await post({ ...event, requestContext: { ...event.requestContext, path } });
+    expect(response.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
   });
 
-  test('leaves no text in the log', async () => {
+  test('is logged by its id, without its text', async () => {
     await post(postJobs('{"text": "a secret of mine"}'));
     expect(log.join()).not.toContain('secret');
     expect(log.join()).toContain(JOB_ID);
@@ -118,12 +112,12 @@ describe('a job that is accepted', () => {
 });
 
 describe('the deployed handler', () => {
-  test('gives every job a UUID of its own, and takes its settings from the environment', async () => {
-    const answers = [
+  test('gives every job its own UUID, and reads its settings from the environment', async () => {
+    const responses = [
       await handler(postJobs('{"text": "a"}'), lambdaContext()),
       await handler(postJobs('{"text": "a"}'), lambdaContext()),
     ];
-    const ids = answers.map(({ body }) => idOf(body));
+    const ids = responses.map(({ body }) => idOf(body));
     expect(ids.map((id) => validate(id) && version(id))).toEqual([4, 4]);
     expect(new Set(ids).size).toBe(2);
     const item = dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item;
@@ -132,34 +126,38 @@ describe('the deployed handler', () => {
 });
 
 describe('a job whose worker cannot be started', () => {
-  test('is withdrawn, and the client asked to try again', async () => {
+  test('is deleted, and the client is asked to try again', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
     expect(await post(postJobs('{"text": "a"}'))).toEqual({
       statusCode: 503,
       headers: { 'Content-Type': 'application/json', 'Retry-After': '1' },
       body: '{"error":"The job could not be started; please try again"}',
     });
-    expect(commands()).toEqual(['PutCommand', 'UpdateCommand', 'DeleteCommand']);
+    expect(commands()).toEqual(['PutCommand', 'DeleteCommand']);
+    expect(dynamodb.commandCalls(DeleteCommand)[0]?.args[0].input).toEqual({
+      TableName: 'JobsTable',
+      Key: { jobId: JOB_ID },
+      ConditionExpression: 'attribute_not_exists(jobId) OR #status = :pending',
+      ExpressionAttributeNames: { '#status': 'status' },
+      ExpressionAttributeValues: { ':pending': 'PENDING' },
+    });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
   });
 
-  test('is accepted all the same when a worker has it: only the answer was lost', async () => {
+  test('is accepted if a worker has claimed it, because only a response was lost', async () => {
     lambda.on(InvokeCommand).rejects(new Error('socket hang up'));
-    dynamodb.on(UpdateCommand).rejects(refused);
-    dynamodb
-      .on(GetCommand)
-      .resolves({ Item: { ...STORED, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: NOW + 35 } });
-    const answer = await post(postJobs('{"text": "a text"}'));
-    expect(answer).toMatchObject({
+    dynamodb.on(DeleteCommand).rejects(conditionFailed);
+    const response = await post(postJobs('{"text": "a text"}'));
+    expect(response).toMatchObject({
       statusCode: 202,
       headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
     });
-    expect(JSON.parse(answer.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
+    expect(JSON.parse(response.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
   });
 
-  test('and cannot be withdrawn either is not accepted, and each failure is logged once', async () => {
+  test('and that cannot be deleted is not accepted, and each failure is logged once', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-    dynamodb.on(UpdateCommand).rejects(new Error('No route'));
+    dynamodb.on(DeleteCommand).rejects(new Error('No route'));
     expect(await post(postJobs('{"text": "a secret of mine"}'))).toMatchObject({ statusCode: 503 });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
     expect(log.filter((line) => line.includes('No route'))).toHaveLength(1);
@@ -167,14 +165,14 @@ describe('a job whose worker cannot be started', () => {
   });
 });
 
-test('a job that cannot be stored is a 500 that tells nothing of the inside, and no event', async () => {
-  dynamodb.rejects(new Error('Table JobsTable not found for a secret of mine'));
-  const answer = await post(postJobs('{"text": "a"}'));
-  expect(answer).toEqual({
+test('a job that cannot be stored is a 500 without details, and starts no worker', async () => {
+  dynamodb.rejects(new Error('Table JobsTable not found'));
+  expect(await post(postJobs('{"text": "a"}'))).toEqual({
     statusCode: 500,
     headers: { 'Content-Type': 'application/json' },
     body: '{"error":"Internal server error"}',
   });
+  expect(commands()).toEqual(['PutCommand', 'DeleteCommand']);
   expect(lambda.calls()).toEqual([]);
   expect(log.filter((line) => /"outcome": ?500/.test(line))).toHaveLength(1);
 });
@@ -183,7 +181,7 @@ describe('an idempotency key', () => {
   const keyed = (value: string, text = 'a text') =>
     postJobs(JSON.stringify({ text }), { headers: { 'Idempotency-Key': value } });
 
-  test('makes a UUID that is the same for the same key, bare or quoted', async () => {
+  test('gives the same UUID for the same key, bare or in quotes', async () => {
     const [one, two, other] = [await post(keyed('key')), await post(keyed('"key"')), await post(keyed('another'))].map(
       ({ body }) => idOf(body),
     );
@@ -192,16 +190,16 @@ describe('an idempotency key', () => {
     expect(other).not.toBe(one);
   });
 
-  test('makes another id in another deployment', async () => {
+  test('gives another id in another deployment', async () => {
     expect(idOf((await post(keyed('key'))).body)).not.toBe(idOf((await post(keyed('key'), 'another stack')).body));
   });
 
-  test('with the same text is answered with the job as it is, and no second event', async () => {
-    dynamodb.on(PutCommand).rejects(refused).on(UpdateCommand).rejects(refused);
-    dynamodb.on(GetCommand).resolves({ Item: { ...STORED, status: 'DONE', result: {} } });
-    const answer = await post(keyed('key'));
-    const jobId = idOf(answer.body);
-    expect(answer).toEqual({
+  test('with the same text gets the status of the job, and starts no second one', async () => {
+    dynamodb.on(PutCommand).rejects(conditionFailed);
+    dynamodb.on(GetCommand).resolves({ Item: { ...STORED, status: 'DONE', result: '{}' } });
+    const response = await post(keyed('key'));
+    const jobId = idOf(response.body);
+    expect(response).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${jobId}`, 'Retry-After': '1' },
       body: JSON.stringify({ jobId, status: 'DONE', message: MESSAGE }),
@@ -210,7 +208,7 @@ describe('an idempotency key', () => {
   });
 
   test('with another text is refused', async () => {
-    dynamodb.on(PutCommand).rejects(refused).on(UpdateCommand).rejects(refused);
+    dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: STORED });
     expect(await post(keyed('key', 'another text'))).toEqual({
       statusCode: 422,
@@ -220,20 +218,26 @@ describe('an idempotency key', () => {
     expect(lambda.calls()).toEqual([]);
   });
 
-  test('of a job that another POST just withdrew is to be tried again', async () => {
-    dynamodb.on(PutCommand).rejects(refused).on(UpdateCommand).rejects(refused).on(GetCommand).resolves({});
+  test('keeps the job if its worker cannot be started', async () => {
+    lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
+    expect(await post(keyed('key'))).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
+    expect(commands()).toEqual(['PutCommand']);
+  });
+
+  test('of a job that expires in this moment is to be tried again', async () => {
+    dynamodb.on(PutCommand).rejects(conditionFailed).on(GetCommand).resolves({});
     expect(await post(keyed('key'))).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
   });
 
   test('that is malformed is refused before anything is stored', async () => {
-    const answer = await post(keyed('two words'));
-    expect(answer.statusCode).toBe(400);
-    expect(errorOf(answer)).toMatch(/^Header 'Idempotency-Key' must be/);
+    const response = await post(keyed('two words'));
+    expect(response.statusCode).toBe(400);
+    expect(errorOf(response)).toMatch(/^Header 'Idempotency-Key' must be/);
     expect(dynamodb.calls()).toEqual([]);
   });
 });
 
-describe('a request that is refused', () => {
+describe('a refused request', () => {
   test.each([
     [400, 'Invalid JSON in request body', '{"text": "a secret'],
     [400, "Field 'text' is required and must not be empty", '{"text": "  "}'],
@@ -241,8 +245,8 @@ describe('a request that is refused', () => {
     [400, 'Request body must be a JSON object', '["a secret"]'],
     [400, "Field 'text' must be a string", '{"text": 5}'],
     [400, "Field 'text' must be well-formed Unicode", '{"text": "\\ud800"}'],
-    [413, "Field 'text' must not exceed 131072 bytes of UTF-8", JSON.stringify({ text: 'x'.repeat(131_073) })],
-  ])('is answered with %i %s, calls nothing and logs nothing of it', async (statusCode, error, body) => {
+    [413, "Field 'text' must not exceed 131072 bytes as JSON", JSON.stringify({ text: 'x'.repeat(131_073) })],
+  ])('gets %i %s, makes no call, and is not logged', async (statusCode, error, body) => {
     expect(await post(postJobs(body))).toEqual({
       statusCode,
       headers: { 'Content-Type': 'application/json' },
@@ -252,8 +256,8 @@ describe('a request that is refused', () => {
     expect(log.join()).not.toContain('secret');
   });
 
-  test('for its method says which one there is', async () => {
-    const answer = await post(apiEvent({ httpMethod: 'GET', path: '/jobs', resource: '/jobs' }));
-    expect(answer).toMatchObject({ statusCode: 405, headers: { Allow: 'POST' } });
+  test('for its method is told the allowed one', async () => {
+    const response = await post(apiEvent({ httpMethod: 'GET', path: '/jobs', resource: '/jobs' }));
+    expect(response).toMatchObject({ statusCode: 405, headers: { Allow: 'POST' } });
   });
 });

@@ -2,37 +2,22 @@ import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { mockClient } from 'aws-sdk-client-mock';
-import { CALL_BUDGET_MS, documentClient } from '../../../src/aws.ts';
+import { RESERVE_MS } from '../../../src/attempt.ts';
+import { documentClient } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/worker.ts';
-import { CLOCK_SKEW_SECONDS, newJob } from '../../../src/job.ts';
+import { newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
-import { type Stage, stages } from '../../../src/stages.ts';
+import { stages as listedStages, type Stage } from '../../../src/stages.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
 const JOB_ID = '11111111-1111-4111-8111-111111111111';
-const TEXT = 'a secret of mine';
-const LEASE_EXPIRES_AT = NOW + 30 + CLOCK_SKEW_SECONDS;
-const pending = newJob(JOB_ID, TEXT, NOW, { maxEventAge: 600, workerTimeout: 30 });
-const claimed = {
-  ...pending,
-  status: 'IN_PROGRESS',
-  attempt: 1,
-  leaseToken: 'token',
-  leaseExpiresAt: LEASE_EXPIRES_AT,
-};
-const RELEASE = {
-  TableName: 'JobsTable',
-  Key: { jobId: JOB_ID },
-  UpdateExpression: 'SET leaseExpiresAt = :over, updatedAt = :now REMOVE leaseToken',
-  ConditionExpression: '#status = :inProgress AND leaseToken = :token',
-  ExpressionAttributeNames: { '#status': 'status' },
-  ExpressionAttributeValues: { ':over': NOW + 1, ':now': NOW, ':inProgress': 'IN_PROGRESS', ':token': 'token' },
-};
+const pending = newJob(JOB_ID, 'a secret of mine', NOW, { maxEventAge: 600, workerTimeout: 30 });
+const claimed = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseToken: 'token', leaseExpiresAt: NOW + 35 };
 
 const dynamodb = mockClient(DynamoDBDocumentClient);
-const refused = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
+const conditionFailed = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
 let log: readonly string[];
 
 beforeEach(() => {
@@ -44,250 +29,133 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-const passing: Stage = { name: 'passing', run: async () => ({ stage: 'passing' }) };
-const never = jest.fn(passing.run);
-beforeEach(() => {
-  never.mockClear();
-});
+const passing: Stage = { name: 'passing', run: async () => ({}) };
+const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
+const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
 
-function work(
-  event: unknown,
-  options: { stages?: readonly Stage[]; remainingMs?: number; abortAfter?: (milliseconds: number) => AbortSignal } = {},
-): Promise<void> {
+/** Handles an event. The stages' time is up as soon as they wait for something. */
+function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = async () => undefined): Promise<void> {
   return buildHandler({
     repository: new JobRepository(documentClient(), 'JobsTable'),
-    stages: options.stages ?? [passing],
-    pause: async () => undefined,
-    abortAfter: options.abortAfter ?? (() => new AbortController().signal),
+    stages: [stage],
+    workerTimeout: 30,
+    startTimer(_milliseconds, onTime) {
+      const timer = setImmediate(onTime);
+      return () => clearImmediate(timer);
+    },
     newToken: () => 'token',
     clock: () => NOW * 1000,
-  })(event, lambdaContext(options.remainingMs ?? 30_000));
+    endProcess,
+  })(event, lambdaContext());
 }
 
-const inputs = () => dynamodb.calls().map(({ args: [command] }) => command.input);
-const logged = (text: string) => log.filter((line) => line.includes(text));
-
-describe('a job', () => {
-  test('costs one call to claim it with its text, and one to end it with its result as a map', async () => {
-    await work({ jobId: JOB_ID });
-    expect(inputs()).toEqual([
-      {
-        TableName: 'JobsTable',
-        Key: { jobId: JOB_ID },
-        UpdateExpression:
-          'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt REMOVE acceptedBy',
-        ConditionExpression:
-          '(#status = :pending OR (#status = :inProgress AND leaseExpiresAt <= :now)) AND attempt < maxAttempts AND deadline > :now',
-        ExpressionAttributeNames: { '#status': 'status' },
-        ExpressionAttributeValues: {
-          ':pending': 'PENDING',
-          ':inProgress': 'IN_PROGRESS',
-          ':one': 1,
-          ':now': NOW,
-          ':token': 'token',
-          ':leaseExpiresAt': LEASE_EXPIRES_AT,
-        },
-        ReturnValues: 'ALL_NEW',
-      },
-      {
-        TableName: 'JobsTable',
-        Key: { jobId: JOB_ID },
-        UpdateExpression: 'SET #status = :status, #outcome = :outcome, updatedAt = :now',
-        ConditionExpression: '#status = :inProgress AND leaseToken = :token',
-        ExpressionAttributeNames: { '#status': 'status', '#outcome': 'result' },
-        ExpressionAttributeValues: {
-          ':status': 'DONE',
-          ':outcome': { passing: { stage: 'passing' } },
-          ':now': NOW,
-          ':inProgress': 'IN_PROGRESS',
-          ':token': 'token',
-        },
-      },
+describe('an event', () => {
+  test('runs its job, whose id and request id are in the log', async () => {
+    await work({ jobId: JOB_ID }, passing);
+    expect(logged('Job ended')).toMatchObject([
+      { jobId: JOB_ID, attempt: 1, outcome: 'DONE', function_request_id: lambdaContext().awsRequestId },
     ]);
   });
 
-  test('gets the three stages of the application', async () => {
-    await work({ jobId: JOB_ID }, { stages });
-    expect(inputs()[1]).toMatchObject({
-      ExpressionAttributeValues: {
-        ':status': 'DONE',
-        ':outcome': {
-          ocr: { stage: 'ocr', charCount: 16, wordCount: 4, preview: TEXT },
-          mlInference: { stage: 'ml_inference', sentiment: 'NEUTRAL', confidence: 0.5, tokenCount: 4 },
-          search: { stage: 'search', topKeywords: ['secret', 'mine'], relatedDocumentsFound: 14 },
-        },
-      },
-    });
-  });
-
-  test('leaves its id, its attempt and its end in the log, and nothing of its text', async () => {
-    await work({ jobId: JOB_ID });
-    expect(logged('Job ended').map((line): unknown => JSON.parse(line))).toMatchObject([
-      { jobId: JOB_ID, attempt: 1, outcome: 'DONE', durationMs: 0, function_request_id: lambdaContext().awsRequestId },
-    ]);
-    expect(log.join()).not.toContain('secret');
-  });
-
-  test('whose stage throws is an ERROR with its message, and the invocation succeeds', async () => {
-    const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error(`No model for ${TEXT}`)) };
-    await work({ jobId: JOB_ID }, { stages: [broken, { name: 'never', run: never }] });
-    expect(inputs()).toHaveLength(2);
-    expect(inputs()[1]).toMatchObject({
-      ExpressionAttributeNames: { '#outcome': 'errorMessage' },
-      ExpressionAttributeValues: { ':status': 'ERROR', ':outcome': `No model for ${TEXT}` },
-    });
-    expect(never).not.toHaveBeenCalled();
-    expect(logged('Stage failed')).toHaveLength(1);
-    expect(log.join()).not.toContain('secret');
-  });
-
-  test('whose stage outlives its time is an ERROR, recorded in the time that was kept back', async () => {
-    const controller = new AbortController();
-    const limits: number[] = [];
-    const slow: Stage = {
-      name: 'slow',
-      run: () => {
-        controller.abort();
-        return new Promise(() => undefined);
-      },
-    };
-    const abortAfter = (milliseconds: number) => {
-      limits.push(milliseconds);
-      return controller.signal;
-    };
-    await work({ jobId: JOB_ID }, { stages: [slow], abortAfter });
-    expect(limits).toEqual([30_000 - 2 * CALL_BUDGET_MS]);
-    expect(inputs()[1]).toMatchObject({
-      ExpressionAttributeValues: { ':status': 'ERROR', ':outcome': "Stage 'slow' took too long" },
-    });
-  });
-
-  test('that is begun too late for anything is ended at once', async () => {
-    const limits: number[] = [];
-    const abortAfter = (milliseconds: number) => {
-      limits.push(milliseconds);
-      return AbortSignal.abort();
-    };
-    await work({ jobId: JOB_ID }, { abortAfter, remainingMs: 1 });
-    expect(limits).toEqual([0]);
-  });
-});
-
-describe('a claim that is refused', () => {
-  test.each([
-    ['is done', { ...pending, status: 'DONE', result: {} }, 'ended'],
-    ['failed', { ...pending, status: 'ERROR', errorMessage: 'no' }, 'ended'],
-    ['is unknown', undefined, 'unknown'],
-    ['has expired', { ...pending, expiresAt: NOW }, 'unknown'],
-  ])('because the job %s runs nothing, writes nothing and succeeds', async (_why, Item, outcome) => {
+  test('that finds the job held fails, so that Lambda delivers it again, and is not logged as an error', async () => {
     dynamodb.reset();
-    dynamodb
-      .on(UpdateCommand)
-      .rejects(refused)
-      .on(GetCommand)
-      .resolves(Item === undefined ? {} : { Item });
-    await work({ jobId: JOB_ID }, { stages: [{ name: 'never', run: never }] });
-    expect(never).not.toHaveBeenCalled();
-    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
-    expect(logged('Claim refused').map((line): unknown => JSON.parse(line))).toMatchObject([
-      { jobId: JOB_ID, outcome },
-    ]);
-  });
-
-  test('because another attempt holds the job fails, so that Lambda brings the event back', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).rejects(refused);
+    dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
-    await expect(work({ jobId: JOB_ID }, { stages: [{ name: 'never', run: never }] })).rejects.toThrow(
+    await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow(
       'The job is held by another attempt; this event has to come back',
     );
-    expect(never).not.toHaveBeenCalled();
-    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
-    expect(logged('Claim refused').map((line): unknown => JSON.parse(line))).toMatchObject([
-      { level: 'WARN', jobId: JOB_ID, outcome: 'held' },
-    ]);
     expect(logged('Invocation failed')).toEqual([]);
   });
 
-  test('although it was its own, sent twice, runs the job', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).rejectsOnce(refused).resolves({});
-    dynamodb.on(GetCommand).resolves({ Item: claimed });
-    await work({ jobId: JOB_ID });
-    expect(inputs()[2]).toMatchObject({ ExpressionAttributeValues: { ':status': 'DONE' } });
-  });
-});
-
-describe('a fault around the stages', () => {
-  test('fails the invocation when the job cannot be claimed', async () => {
+  test('fails if DynamoDB cannot be reached, and logs the cause once', async () => {
     dynamodb.reset();
     dynamodb.rejects(new Error('No route'));
-    await expect(work({ jobId: JOB_ID })).rejects.toThrow('No route');
-    expect(logged('No route')).toHaveLength(1);
+    await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow('No route');
+    expect(logged('No route')).toMatchObject([{ message: 'Invocation failed', jobId: JOB_ID }]);
   });
 
-  test('gives the lease back when the claim failed, for it may have landed', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).rejectsOnce(new Error('No answer')).resolves({});
-    await expect(work({ jobId: JOB_ID })).rejects.toThrow('No answer');
-    expect(inputs()[1]).toEqual(RELEASE);
+  test.each([undefined, null, 'id', 5, {}, { jobId: 5 }, { jobid: JOB_ID }, [JOB_ID]])(
+    'that is %j fails, so that Lambda keeps it for an operator',
+    async (event) => {
+      await expect(work(event, passing)).rejects.toThrow('Event must be {"jobId": "<id>"}');
+      expect(dynamodb.calls()).toEqual([]);
+    },
+  );
+});
+
+describe('a stage that has not settled when the attempt is over', () => {
+  /** What had happened by the time at which the process was ended. */
+  async function atTheEnd(event: unknown, stage: Stage): Promise<{ writes: number; log: string } | undefined> {
+    let seen: { writes: number; log: string } | undefined;
+    await work(event, stage, async () => {
+      seen = { writes: dynamodb.commandCalls(UpdateCommand).length, log: log.join('\n') };
+    }).catch(() => undefined);
+    return seen;
+  }
+
+  test('ends the process after the end is written and all logs and metrics are out', async () => {
+    const seen = await atTheEnd({ jobId: JOB_ID }, endless);
+    expect(seen?.writes).toBe(2);
+    expect(seen?.log).toContain('Job ended');
+    expect(seen?.log).toContain('"JobsFailed":1');
+    expect(logged('ending the process')).toMatchObject([{ level: 'ERROR', jobId: JOB_ID, stage: 'endless' }]);
   });
 
-  test('gives the lease back and fails the invocation when the end cannot be stored', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejectsOnce(new Error('No route')).resolves({});
-    await expect(work({ jobId: JOB_ID })).rejects.toThrow('No route');
-    expect(inputs()[2]).toEqual(RELEASE);
-    expect(logged('No route')).toHaveLength(1);
-    expect(log.join()).not.toContain('secret');
-  });
-
-  test('keeps the lease when a stage may still be at work, until the invocation can no longer be alive', async () => {
+  test('ends the process also if the end cannot be written', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
-    const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
-    await expect(work({ jobId: JOB_ID }, { stages: [endless], abortAfter: () => AbortSignal.abort() })).rejects.toThrow(
-      'No route',
-    );
-    expect(inputs()).toHaveLength(2);
+    const seen = await atTheEnd({ jobId: JOB_ID }, endless);
+    expect(seen?.log).toContain('No route');
   });
 
-  test('fails the invocation by its own cause when the lease cannot be given back either', async () => {
-    dynamodb.reset();
-    dynamodb
-      .on(UpdateCommand)
-      .resolvesOnce({ Attributes: claimed })
-      .rejectsOnce(new Error('No route'))
-      .rejects(new Error('Still no route'));
-    await expect(work({ jobId: JOB_ID })).rejects.toThrow(/^No route$/);
-    expect(logged('No route')).toHaveLength(1);
-  });
-
-  test('of an end that comes too late fails the invocation, and leaves what is there', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(refused);
-    dynamodb.on(GetCommand).resolves({ Item: { ...pending, status: 'ERROR', errorMessage: 'lapsed' } });
-    await expect(work({ jobId: JOB_ID })).rejects.toThrow(`Job ${JOB_ID} is no longer held by this attempt`);
-    expect(inputs()[3]).toEqual(RELEASE);
+  test('lets the process live if it has settled by then', async () => {
+    const heeding: Stage = {
+      name: 'heeding',
+      run: (_text, { signal }) =>
+        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    };
+    expect(await atTheEnd({ jobId: JOB_ID }, heeding)).toBeUndefined();
+    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
   });
 });
 
-test.each([undefined, null, 'id', 5, {}, { jobId: 5 }, { jobid: JOB_ID }, [JOB_ID]])(
-  'an event that is %j fails, so that Lambda keeps it where an operator finds it',
-  async (event) => {
-    await expect(work(event)).rejects.toThrow('Event must be {"jobId": "<id>"}');
-    expect(dynamodb.calls()).toEqual([]);
-  },
-);
-
-test('the deployed handler stops its stages by Lambda’s own deadline', async () => {
-  dynamodb.reset();
-  dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).resolves({});
-  await handler({ jobId: JOB_ID }, lambdaContext(2 * CALL_BUDGET_MS));
-  expect(inputs()[1]).toMatchObject({
-    TableName: 'JobsTable',
-    ExpressionAttributeValues: { ':status': 'ERROR', ':outcome': "Stage 'ocr' took too long" },
+describe('the deployed handler', () => {
+  test('stops the listed stages by Lambda’s own time-out', async () => {
+    // Too little time for anything: the attempt has to be repeated.
+    await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('another attempt is needed');
+    const [claim] = dynamodb.commandCalls(UpdateCommand);
+    expect(claim?.args[0].input).toMatchObject({ TableName: 'JobsTable' });
+    expect(claim?.args[0].input.ExpressionAttributeValues?.[':token']).toMatch(/^[0-9a-f-]{36}$/);
   });
-  const token: unknown = dynamodb.commandCalls(UpdateCommand)[0]?.args[0].input.ExpressionAttributeValues?.[':token'];
-  expect(token).toMatch(/^[0-9a-f-]{36}$/);
+
+  test('ends its process with an error', async () => {
+    const exit = jest.spyOn(process, 'exit').mockImplementation((code) => {
+      throw new Error(`exit ${code}`);
+    });
+    // jest has its own stream here, which calls nobody back. workerProcess.test.ts has a real process.
+    for (const stream of [process.stdout, process.stderr]) {
+      jest.spyOn(stream, 'write').mockImplementation((_text: unknown, done: unknown) => {
+        if (typeof done === 'function') done();
+        return true;
+      });
+    }
+    for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(endless.run);
+    await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('exit 1');
+    expect(exit).toHaveBeenCalledTimes(1);
+  });
+
+  test('is kept alive by the timer of a stage that nothing else keeps alive', async () => {
+    const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === 'Timeout').length;
+    const before = timers();
+    const during: number[] = [];
+    for (const stage of listedStages) {
+      jest.spyOn(stage, 'run').mockImplementation(async () => {
+        during.push(timers());
+        return {};
+      });
+    }
+    await handler({ jobId: JOB_ID }, lambdaContext());
+    expect(during).toEqual(listedStages.map(() => before + 1));
+    expect(timers()).toBe(before);
+  });
 });

@@ -1,0 +1,78 @@
+import { CALL_BUDGET_MS } from './aws.ts';
+import { newLease, unixSeconds } from './job.ts';
+import type { JobRepository } from './jobRepository.ts';
+import { runStages } from './runStages.ts';
+import type { Stage } from './stages.ts';
+import { count, countAttempt, countEnd, logger } from './telemetry.ts';
+
+/** Time reserved for writing the end of the job, in milliseconds. */
+export const RESERVE_MS = CALL_BUDGET_MS;
+
+/**
+ * A time-out is the stages' own if start-up, claim and reserve together took no more than this, in
+ * milliseconds. Otherwise the job gets another attempt, because DynamoDB or Lambda was slow.
+ */
+export const MAX_OVERHEAD_MS = 6000;
+
+/** What an attempt uses from outside. */
+export interface AttemptDependencies {
+  readonly repository: JobRepository;
+  readonly stages: readonly Stage[];
+  /** The worker's time-out in seconds, as in template.yaml. */
+  readonly workerTimeout: number;
+  /**
+   * Calls `onTime` after so many milliseconds, and returns a function that stops the timer. The timer
+   * has to keep the process alive, because what a stage waits for may not.
+   */
+  readonly startTimer: (milliseconds: number, onTime: () => void) => () => void;
+  readonly newToken: () => string;
+  /** Unix milliseconds. */
+  readonly clock: () => number;
+}
+
+/**
+ * Runs one attempt: claims the job, runs the stages in the time that is left, and writes the end.
+ *
+ * @param remainingMs how long the invocation may still run
+ * @param running see {@link runStages}
+ * @returns `held` if another attempt has a live lease, so that this event has to come back
+ * @throws if the claim or the end cannot be written, or if the stages timed out without having had
+ *   their full time. The lease then expires by itself, and Lambda's retry is the next attempt.
+ */
+export async function runAttempt(
+  { repository, stages, workerTimeout, startTimer, newToken, clock }: AttemptDependencies,
+  jobId: string,
+  remainingMs: () => number,
+  running: Set<string>,
+): Promise<'ended' | 'held'> {
+  // In this order, so that the lease is too long rather than too short.
+  const remaining = remainingMs();
+  const startedAt = clock();
+  const lease = newLease(newToken(), startedAt + remaining);
+
+  const claim = await repository.claim(jobId, lease, unixSeconds(startedAt));
+  if (claim.kind !== 'claimed') {
+    count(claim.kind === 'held' ? 'ClaimsHeld' : 'ClaimsRefused');
+    logger.warn('Claim refused', { outcome: claim.kind });
+    return claim.kind === 'held' ? 'held' : 'ended';
+  }
+  const { job } = claim;
+  logger.appendKeys({ attempt: job.attempt });
+  countAttempt(job, unixSeconds(startedAt));
+
+  const limitMs = remainingMs() - RESERVE_MS;
+  const controller = new AbortController();
+  const { signal } = controller;
+  const stopTimer = startTimer(limitMs, () => controller.abort());
+  const end = await runStages(stages, job, { signal, running, clock });
+  stopTimer();
+  if (signal.aborted && limitMs < workerTimeout * 1000 - MAX_OVERHEAD_MS) {
+    throw new Error(`The stages timed out, but had only ${limitMs} ms: another attempt is needed`);
+  }
+
+  const endedAt = unixSeconds(clock());
+  if (!(await repository.end(jobId, lease, end, endedAt))) throw new Error('This attempt no longer holds the job');
+  countEnd(end.status, job, endedAt);
+  logger.info('Job ended', { outcome: end.status, durationMs: clock() - startedAt });
+  return 'ended';
+}

@@ -1,0 +1,234 @@
+import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
+import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { mockClient } from 'aws-sdk-client-mock';
+import { MAX_OVERHEAD_MS, RESERVE_MS, runAttempt } from '../../src/attempt.ts';
+import { documentClient } from '../../src/aws.ts';
+import { CLOCK_SKEW_SECONDS, newJob } from '../../src/job.ts';
+import { JobRepository } from '../../src/jobRepository.ts';
+import type { Stage } from '../../src/stages.ts';
+import { captureConsole } from '../support/consoleCapture.ts';
+
+const NOW = 1_700_000_000;
+const JOB_ID = '11111111-1111-4111-8111-111111111111';
+const TEXT = 'a secret of mine';
+const TIMEOUT_SECONDS = 30;
+const LEASE_EXPIRES_AT = NOW + TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS;
+const pending = newJob(JOB_ID, TEXT, NOW, { maxEventAge: 600, workerTimeout: TIMEOUT_SECONDS });
+const claimed = {
+  ...pending,
+  status: 'IN_PROGRESS',
+  attempt: 1,
+  leaseToken: 'token',
+  leaseExpiresAt: LEASE_EXPIRES_AT,
+};
+
+const dynamodb = mockClient(DynamoDBDocumentClient);
+const conditionFailed = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
+let log: readonly string[];
+let running: Set<string>;
+let timers: { milliseconds: number; onTime: () => void; isStopped: boolean }[];
+
+beforeEach(() => {
+  log = captureConsole();
+  running = new Set();
+  timers = [];
+  dynamodb.reset();
+  dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).resolves({});
+});
+afterEach(() => {
+  jest.restoreAllMocks();
+});
+
+const passing: Stage = { name: 'passing', run: async () => ({ count: 1 }) };
+const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
+
+/** @param remainingMs how much time the invocation has at its start, and after the claim */
+function attempt(
+  stages: readonly Stage[] = [passing],
+  remainingMs: readonly [number, number] = [TIMEOUT_SECONDS * 1000, TIMEOUT_SECONDS * 1000],
+): Promise<'ended' | 'held'> {
+  const remaining = [...remainingMs];
+  return runAttempt(
+    {
+      repository: new JobRepository(documentClient(), 'JobsTable'),
+      stages,
+      workerTimeout: TIMEOUT_SECONDS,
+      startTimer(milliseconds, onTime) {
+        const timer = { milliseconds, onTime, isStopped: false };
+        timers.push(timer);
+        return () => {
+          timer.isStopped = true;
+        };
+      },
+      newToken: () => 'token',
+      clock: () => NOW * 1000,
+    },
+    JOB_ID,
+    () => remaining.shift() ?? 0,
+    running,
+  );
+}
+
+/** Runs an attempt whose stage is still at work when the timer goes off. */
+async function attemptInVain(remainingMs: readonly [number, number]): Promise<'ended' | 'held'> {
+  const result = attempt([endless], remainingMs);
+  while (timers.length === 0) await new Promise(setImmediate);
+  timers[0]?.onTime();
+  return result;
+}
+
+const inputs = () => dynamodb.calls().map(({ args: [command] }) => command.input);
+const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
+
+describe('a job', () => {
+  test('takes one call to claim it and one to end it', async () => {
+    expect(await attempt()).toBe('ended');
+    expect(inputs()).toEqual([
+      {
+        TableName: 'JobsTable',
+        Key: { jobId: JOB_ID },
+        UpdateExpression:
+          'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt',
+        ConditionExpression:
+          '(#status = :pending OR (#status = :inProgress AND leaseExpiresAt <= :now)) AND attempt < :maxAttempts AND deadline > :now',
+        ExpressionAttributeNames: { '#status': 'status' },
+        ExpressionAttributeValues: {
+          ':pending': 'PENDING',
+          ':inProgress': 'IN_PROGRESS',
+          ':one': 1,
+          ':now': NOW,
+          ':maxAttempts': 3,
+          ':token': 'token',
+          ':leaseExpiresAt': LEASE_EXPIRES_AT,
+        },
+        ReturnValues: 'ALL_NEW',
+      },
+      {
+        TableName: 'JobsTable',
+        Key: { jobId: JOB_ID },
+        UpdateExpression: 'SET #status = :end, #attribute = :value, updatedAt = :now',
+        ConditionExpression: 'leaseToken = :token AND #status IN (:inProgress, :end)',
+        ExpressionAttributeNames: { '#status': 'status', '#attribute': 'result' },
+        ExpressionAttributeValues: {
+          ':end': 'DONE',
+          ':value': '{"passing":{"count":1}}',
+          ':now': NOW,
+          ':inProgress': 'IN_PROGRESS',
+          ':token': 'token',
+        },
+      },
+    ]);
+  });
+
+  test('leaves its attempt and its end in the log, and not its text', async () => {
+    await attempt();
+    expect(logged('Job ended')).toMatchObject([{ attempt: 1, outcome: 'DONE', durationMs: 0 }]);
+    expect(log.join()).not.toContain('secret');
+  });
+
+  test('whose stage fails ends as ERROR', async () => {
+    const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error('No model')) };
+    expect(await attempt([broken])).toBe('ended');
+    expect(inputs()[1]).toMatchObject({
+      ExpressionAttributeNames: { '#attribute': 'errorMessage' },
+      ExpressionAttributeValues: { ':end': 'ERROR', ':value': "Stage 'broken' failed" },
+    });
+  });
+});
+
+describe('the time of the stages', () => {
+  test('is what the invocation has left after the claim, less the time for one write', async () => {
+    await attempt([passing], [30_000, 29_000]);
+    expect(timers).toMatchObject([{ milliseconds: 29_000 - RESERVE_MS, isStopped: true }]);
+  });
+
+  test('ends the job as ERROR if it was their full time', async () => {
+    expect(await attemptInVain([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS])).toBe('ended');
+    expect(inputs()[1]).toMatchObject({
+      ExpressionAttributeValues: { ':end': 'ERROR', ':value': "Stage 'endless' took too long" },
+    });
+    expect([...running]).toEqual(['endless']);
+  });
+
+  test('fails the attempt if start-up and claim took so long that it was less', async () => {
+    await expect(attemptInVain([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS - 1])).rejects.toThrow(
+      'The stages timed out, but had only 23999 ms: another attempt is needed',
+    );
+    expect(inputs()).toHaveLength(1);
+    expect(timers).toMatchObject([{ isStopped: true }]);
+  });
+
+  test('may be short as long as the stages get done', async () => {
+    expect(await attempt([passing], [30_000, 5000])).toBe('ended');
+    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'DONE' } });
+  });
+
+  test('may be short when a stage fails on its own', async () => {
+    const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error('No model')) };
+    expect(await attempt([broken], [30_000, 5000])).toBe('ended');
+    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'ERROR' } });
+  });
+});
+
+describe('a claim that is refused', () => {
+  const never = jest.fn(passing.run);
+
+  test.each([
+    ['is done', { ...pending, status: 'DONE', result: '{}' }, 'ended'],
+    ['failed', { ...pending, status: 'ERROR', errorMessage: 'no' }, 'ended'],
+    ['does not exist', undefined, 'gone'],
+    ['has expired', { ...pending, expiresAt: NOW }, 'gone'],
+  ])('because the job %s runs nothing and writes nothing', async (_why, Item, outcome) => {
+    dynamodb.reset();
+    dynamodb
+      .on(UpdateCommand)
+      .rejects(conditionFailed)
+      .on(GetCommand)
+      .resolves(Item === undefined ? {} : { Item });
+    expect(await attempt([{ name: 'never', run: never }])).toBe('ended');
+    expect(never).not.toHaveBeenCalled();
+    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
+    expect(logged('Claim refused')).toMatchObject([{ level: 'WARN', outcome }]);
+  });
+
+  test('because another attempt has a live lease is held', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).rejects(conditionFailed);
+    dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
+    expect(await attempt([{ name: 'never', run: never }])).toBe('held');
+    expect(never).not.toHaveBeenCalled();
+    expect(logged('Claim refused')).toMatchObject([{ level: 'WARN', outcome: 'held' }]);
+  });
+
+  test('because the SDK sent it twice runs the job', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).rejectsOnce(conditionFailed).resolves({});
+    dynamodb.on(GetCommand).resolves({ Item: claimed });
+    expect(await attempt()).toBe('ended');
+    expect(inputs()[2]).toMatchObject({ ExpressionAttributeValues: { ':end': 'DONE' } });
+  });
+});
+
+describe('a failure around the stages', () => {
+  test('of the claim fails the attempt', async () => {
+    dynamodb.reset();
+    dynamodb.rejects(new Error('No route'));
+    await expect(attempt()).rejects.toThrow('No route');
+    expect(inputs()).toHaveLength(1);
+  });
+
+  test('of the end fails the attempt', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
+    await expect(attempt()).rejects.toThrow('No route');
+    expect(inputs()).toHaveLength(2);
+  });
+
+  test('because the end comes too late fails the attempt', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(conditionFailed);
+    await expect(attempt()).rejects.toThrow('This attempt no longer holds the job');
+    expect(logged('Job ended')).toEqual([]);
+  });
+});
