@@ -12,15 +12,8 @@ const BACKOFF_MS = 500;
  */
 export const CALL_BUDGET_MS = TRIES * REQUEST_TIMEOUT_MS + BACKOFF_MS;
 
-const options = {
-  maxAttempts: TRIES,
-  requestHandler: {
-    connectionTimeout: 1000,
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    throwOnRequestTimeout: true,
-    socketTimeout: REQUEST_TIMEOUT_MS,
-  },
-};
+const limits = { connectionTimeout: 1000, requestTimeout: REQUEST_TIMEOUT_MS, socketTimeout: REQUEST_TIMEOUT_MS };
+const options = { maxAttempts: TRIES, requestHandler: { ...limits, throwOnRequestTimeout: true } };
 
 /** A client for the jobs table. Endpoint, region and credentials come from the environment. */
 export function documentClient(): DynamoDBDocumentClient {

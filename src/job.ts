@@ -6,11 +6,9 @@
  *      |                 +------+ claim again, once the lease has expired
  *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or deadline passed
  *
- * Each transition is one conditional write of the job repository. A rule that such a write depends
- * on is followed by the same rule as a DynamoDB condition, named in capitals; the repository's tests
- * check that the two agree. DONE and ERROR are final.
- *
- * All times are Unix seconds.
+ * Each transition is one conditional write of the job repository. A rule that a write depends on is
+ * followed by its DynamoDB form in capitals; the tests of the repository check that both agree.
+ * DONE and ERROR are final. All times are Unix seconds.
  */
 
 /** How a job ends. `result` is the JSON text of an object: the stages' results by stage name. */
@@ -32,13 +30,11 @@ interface CommonFields {
   readonly attempt: number;
 }
 
+type Pending = { readonly status: 'PENDING' };
+type InProgress = { readonly status: 'IN_PROGRESS'; readonly leaseToken: string; readonly leaseExpiresAt: number };
+
 /** A job as the table holds it. */
-export type Job = CommonFields &
-  (
-    | { readonly status: 'PENDING' }
-    | { readonly status: 'IN_PROGRESS'; readonly leaseToken: string; readonly leaseExpiresAt: number }
-    | End
-  );
+export type Job = CommonFields & (Pending | InProgress | End);
 
 /** The right of one invocation of the worker to run a job and to end it. */
 export interface Lease {
@@ -69,11 +65,10 @@ const RETENTION_SECONDS = 7 * 24 * 60 * 60;
 export const MAX_ATTEMPTS = 3;
 
 /**
- * Lambda kills an invocation at its time-out, by the clock of the machine that runs it. A lease
- * lasts this much longer, so that a worker on another machine, whose clock may be ahead, cannot
- * start a stage while the first worker may still be in one. AWS keeps its clocks within
- * milliseconds of each other. No other rule depends on clocks: conditional writes decide how a job
- * ends, so a wrong clock can change when a job ends but cannot change an end.
+ * Lambda kills an invocation at its time-out, by the clock of its machine. A lease lasts this much
+ * longer, so that a worker whose clock is ahead cannot start a stage while the first worker may still
+ * be in one. AWS keeps clocks within milliseconds. No other rule depends on clocks: a wrong clock can
+ * change when a job ends, but cannot change an end.
  */
 export const CLOCK_SKEW_SECONDS = 5;
 
@@ -84,8 +79,7 @@ export const unixSeconds = (milliseconds: number): number => Math.floor(millisec
  * A new job.
  *
  * @param lifetimes in seconds, from template.yaml. Lambda delivers an event for the last time within
- *   `maxEventAge`, and that invocation takes up to `workerTimeout`. The deadline is stored with the
- *   job, so deploying other values does not change jobs that exist.
+ *   `maxEventAge`, and that invocation takes up to `workerTimeout`.
  */
 export function newJob(
   jobId: string,
@@ -125,6 +119,10 @@ export const HAS_ATTEMPTS_LEFT = 'attempt < :maxAttempts';
 
 const isBeforeDeadline = (job: Job, now: number): boolean => job.deadline > now;
 export const IS_BEFORE_DEADLINE = 'deadline > :now';
+
+/** How long a client should wait before the next poll, in seconds: a quarter of the job's age, from 1 to 30. */
+export const retryAfter = (job: Job, now: number): number =>
+  Math.min(Math.max(1, Math.floor((now - job.createdAt) / 4)), 30);
 
 /** Whether the job has reached DONE or ERROR. */
 export const isEnded = (job: Job): boolean => job.status === 'DONE' || job.status === 'ERROR';

@@ -36,9 +36,9 @@ export type Claim = { readonly kind: 'claimed'; readonly job: Job } | { readonly
 /**
  * The jobs table. A job changes only by the conditional writes of this class.
  *
- * The SDK sends a write again when the answer is lost. The second try can fail the condition that
- * the first one met; each method says how it handles that. Every method throws the SDK's error
- * when DynamoDB cannot be reached. The write may still have happened, or may happen later.
+ * If a response is lost, the SDK sends the write again, and the second try can fail the condition that
+ * the first one met; each method says how it handles that. Every method throws the SDK's error if
+ * DynamoDB cannot be reached; the write may still have happened, or may happen later.
  */
 export class JobRepository {
   readonly #client: DynamoDBDocumentClient;
@@ -50,10 +50,8 @@ export class JobRepository {
   }
 
   /**
-   * Stores a new job.
-   *
-   * @returns false if its id is taken: by an earlier POST with the same idempotency key, or by the
-   *   first try of this write
+   * Stores a new job. Returns false if its id is taken: by an earlier POST with the same idempotency
+   * key, or by the first try of this write.
    */
   create(job: Job): Promise<boolean> {
     const condition = {
@@ -64,9 +62,8 @@ export class JobRepository {
   }
 
   /**
-   * Deletes a job, for a POST that failed. Sent twice, it succeeds twice.
-   *
-   * @returns false if a worker has claimed the job, which then stays
+   * Deletes a job, for a POST that failed. Sent twice, it succeeds twice. Returns false if a worker has
+   * claimed the job, which then stays.
    */
   deletePending(jobId: string): Promise<boolean> {
     const condition = {
@@ -150,9 +147,8 @@ export class JobRepository {
   }
 
   /**
-   * Ends a job under this lease. Sent twice, it writes the same end twice.
-   *
-   * @returns false if the lease is no longer this one, or the job has ended otherwise
+   * Ends a job under this lease. Sent twice, it writes the same end twice. Returns false if the lease is
+   * no longer this one, or the job has ended otherwise.
    */
   end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
     const [attribute, value] = end.status === 'DONE' ? ['result', end.result] : ['errorMessage', end.errorMessage];

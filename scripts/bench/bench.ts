@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { startDatabase } from './database.ts';
 import { buildFunctions, buildScript, perFunction } from './functions.ts';
 import { followJobs } from './jobs.ts';
+import { estimateMemory } from './memory.ts';
 import { Processes } from './processes.ts';
 import { type Findings, judge, table } from './report.ts';
 import { selfSigned } from './stub.ts';
@@ -50,6 +51,7 @@ async function measure(): Promise<Findings> {
     bundleBytes: perFunction((name) => functions[name].bundleBytes),
     defaultBytes: perFunction((name) => functions[name].defaultBytes),
     timings,
+    memory: estimateMemory(timings),
     jobs: jobs.map(({ findings }) => findings),
   };
 }

@@ -24,9 +24,7 @@ export interface CreateJobDependencies {
 }
 
 /** `POST /jobs`: accepts a job, and responds before it runs. */
-export function buildHandler(dependencies: CreateJobDependencies) {
-  const { repository, startWorker, lifetimes, idNamespace, newId, clock } = dependencies;
-
+export function buildHandler({ repository, startWorker, lifetimes, idNamespace, newId, clock }: CreateJobDependencies) {
   return httpHandler('POST', async (event) => {
     const text = parseText(event);
     const key = parseIdempotencyKey(event);

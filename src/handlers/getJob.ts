@@ -2,7 +2,7 @@ import { validate as isUuid } from 'uuid';
 import { documentClient } from '../aws.ts';
 import { requireEnv } from '../config.ts';
 import { HttpError, httpHandler, json } from '../http.ts';
-import { isEnded, type Job, unixSeconds } from '../job.ts';
+import { isEnded, type Job, retryAfter, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { logger } from '../telemetry.ts';
 
@@ -20,9 +20,10 @@ export function buildHandler({ repository, clock }: GetJobDependencies) {
     async (event) => {
       const jobId = event.pathParameters?.['jobId'] ?? '';
       logger.appendKeys({ jobId });
-      const job = isUuid(jobId) ? await repository.find(jobId, unixSeconds(clock())) : undefined;
+      const now = unixSeconds(clock());
+      const job = isUuid(jobId) ? await repository.find(jobId, now) : undefined;
       if (job === undefined) throw new HttpError(404, `Job '${jobId}' not found`);
-      return json(200, bodyOf(job), isEnded(job) ? {} : { 'Retry-After': '1' });
+      return json(200, bodyOf(job), isEnded(job) ? {} : { 'Retry-After': String(retryAfter(job, now)) });
     },
     { 'Cache-Control': 'no-store' },
   );

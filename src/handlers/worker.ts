@@ -63,9 +63,7 @@ export const handler = buildHandler({
   clock: Date.now,
   async endProcess() {
     // process.exit drops what is still buffered.
-    for (const stream of [process.stdout, process.stderr]) {
-      await new Promise((resolve) => stream.write('', resolve));
-    }
+    for (const stream of [process.stdout, process.stderr]) await new Promise((done) => stream.write('', done));
     process.exit(1);
   },
 });

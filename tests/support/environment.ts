@@ -1,4 +1,15 @@
-// What template.yaml gives the functions, set before a test loads a handler.
+// The variables of the functions in template.yaml, set before a test loads a handler.
+import { nodeAt, readTemplate } from './template.ts';
+
+const template = readTemplate();
+const functions = Object.values(nodeAt(template, 'Resources'));
+for (const owner of [nodeAt(template, 'Globals', 'Function'), ...functions.map((node) => nodeAt(node, 'Properties'))]) {
+  for (const [name, value] of Object.entries(nodeAt(owner, 'Environment', 'Variables'))) {
+    // Those that refer to resources and parameters are below.
+    if (typeof value === 'string') process.env[name] = value;
+  }
+}
+
 Object.assign(process.env, {
   AWS_REGION: 'us-east-1',
   AWS_ACCESS_KEY_ID: 'test',
@@ -9,9 +20,8 @@ Object.assign(process.env, {
   WORKER_TIMEOUT_SECONDS: '30',
   JOB_ID_NAMESPACE: 'arn:aws:cloudformation:us-east-1:123456789012:stack/test/00000000-0000-4000-8000-000000000000',
   POWERTOOLS_SERVICE_NAME: 'test',
-  POWERTOOLS_METRICS_NAMESPACE: 'AsyncJobs',
   // Powertools then logs through the global console, where a test can listen.
   POWERTOOLS_DEV: 'true',
-  // It would switch metrics off.
+  // POWERTOOLS_DEV would switch metrics off.
   POWERTOOLS_METRICS_DISABLED: 'false',
 });

@@ -10,6 +10,7 @@ import {
   newJob,
   newLease,
   phaseOf,
+  retryAfter,
   sizeAsJson,
   unixSeconds,
 } from '../../src/job.ts';
@@ -56,6 +57,33 @@ test.each([
 ])('%i ms are %i whole seconds', (milliseconds, seconds) => {
   expect(unixSeconds(milliseconds)).toBe(seconds);
 });
+
+test.each([
+  [-5, 1],
+  [0, 1],
+  [7, 1],
+  [8, 2],
+  [119, 29],
+  [120, 30],
+  [100_000, 30],
+])('a job of %i seconds asks to be polled again after %i', (age, seconds) => {
+  expect(retryAfter(pending, pending.createdAt + age)).toBe(seconds);
+});
+
+test.each([
+  [5, 6],
+  [30, 16],
+  [150, 23],
+])(
+  'a client that obeys reads a job of %i seconds %i times, and learns of its end at most a quarter late',
+  (age, reads) => {
+    let now = pending.createdAt;
+    let count = 1;
+    for (; now < pending.createdAt + age; count += 1) now += retryAfter(pending, now);
+    expect(count).toBe(reads);
+    expect(now - pending.createdAt - age).toBeLessThanOrEqual(Math.max(1, age / 4));
+  },
+);
 
 test.each([
   [10_000, 10 + CLOCK_SKEW_SECONDS],

@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/tableShape.ts';
@@ -14,7 +15,12 @@ const variablesOf = (name: string) => ({
   ...nodeAt(template, 'Globals', 'Function', 'Environment', 'Variables'),
   ...nodeAt(properties(name), 'Environment', 'Variables'),
 });
-const sourceOf = (handler: string) => readFileSync(join(__dirname, '../../src/handlers', `${handler}.ts`), 'utf8');
+const src = join(__dirname, '../../src');
+const sources = readdirSync(src, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => readFileSync(join(src, file), 'utf8'))
+  .join('');
+const sourceOf = (handler: string) => readFileSync(join(src, 'handlers', `${handler}.ts`), 'utf8');
 
 /** The most calls that createJob makes: put, read, and then invoke and delete, or end what has lapsed and read again. */
 const CREATE_JOB_CALLS = 4;
@@ -26,7 +32,7 @@ describe.each([
   ['WorkerFunction', 'worker'],
   ['GetJobFunction', 'getJob'],
 ])('%s', (name, handler) => {
-  test('is given every variable that its handler requires, and its own handler', () => {
+  test('has every variable that its handler requires, and its own handler', () => {
     const required = [...sourceOf(handler).matchAll(/require(?:Env|Seconds)\('(\w+)'\)/g)].map(
       ([, variable]) => variable,
     );
@@ -38,9 +44,9 @@ describe.each([
     ]);
   });
 
-  test('is given no variable of ours that its handler does not read', () => {
+  test('has no variable of ours that nothing reads', () => {
     const ours = Object.keys(variablesOf(name)).filter((variable) => !/^(AWS|POWERTOOLS)_/.test(variable));
-    expect(ours.filter((variable) => !sourceOf(handler).includes(`'${variable}'`))).toEqual([]);
+    expect(ours.filter((variable) => !sources.includes(`'${variable}'`))).toEqual([]);
   });
 
   test('logs to the stack’s own group', () => {
@@ -49,18 +55,18 @@ describe.each([
   });
 });
 
-test('the table is what the tests take for it, and forgets jobs when they expire', () => {
+test('the table has the shape that tests and local runs use, and deletes expired jobs', () => {
   expect(properties('JobsTable')).toMatchObject({
     ...TABLE,
     TimeToLiveSpecification: { AttributeName: 'expiresAt', Enabled: true },
   });
 });
 
-test('Lambda tries an event as often as a job may be attempted', () => {
+test('Lambda tries an event as often as a job can be attempted', () => {
   expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'MaximumRetryAttempts')).toBe(MAX_ATTEMPTS - 1);
 });
 
-test('events that Lambda gives up on are kept, encrypted, for 14 days', () => {
+test('events that Lambda gives up on are kept for 14 days, encrypted', () => {
   expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'DestinationConfig', 'OnFailure')).toEqual({
     Type: 'SQS',
     Destination: { 'Fn::GetAtt': ['FailedEventsQueue', 'Arn'] },
@@ -103,7 +109,7 @@ test('the lease of a crashed attempt has expired when Lambda tries for the last 
   expect(longest + 1 + CLOCK_SKEW_SECONDS).toBeLessThan(180);
 });
 
-test('createJob and getJob answer for themselves, however slow each call is, before Lambda or API Gateway cut in', () => {
+test('createJob and getJob respond before Lambda or API Gateway give up, however slow each call is', () => {
   for (const [name, calls] of [
     ['CreateJobFunction', CREATE_JOB_CALLS],
     ['GetJobFunction', GET_JOB_CALLS],
@@ -115,24 +121,45 @@ test('createJob and getJob answer for themselves, however slow each call is, bef
   }
 });
 
-test('ids made from idempotency keys depend on what only the deployment knows', () => {
+test('ids made from idempotency keys depend on a value that clients do not know', () => {
   expect(variablesOf('CreateJobFunction')).toMatchObject({ JOB_ID_NAMESPACE: { Ref: 'AWS::StackId' } });
 });
 
-test('the bundles leave out what the SDK brings along and no function needs', () => {
-  for (const name of ['CreateJobFunction', 'WorkerFunction', 'GetJobFunction']) {
-    expect(at(template, 'Resources', name, 'Metadata', 'BuildProperties')).toMatchObject({
-      Format: 'cjs',
-      MainFields: 'module,main',
-      Alias: [
-        '@aws-sdk/credential-provider-node=./bundle/lambdaCredentials.ts',
-        '@smithy/core/event-streams=./bundle/noEventStreams.ts',
-      ],
-    });
-  }
+describe('the build', () => {
+  const propertiesOf = (name: string) => nodeAt(template, 'Resources', name, 'Metadata', 'BuildProperties');
+
+  test.each(['CreateJobFunction', 'WorkerFunction', 'GetJobFunction'])(
+    'of %s leaves out unused code, and keeps the names that stack traces show',
+    (name) => {
+      expect(propertiesOf(name)).toMatchObject({
+        Format: 'cjs',
+        MainFields: 'module,main',
+        Minify: false,
+        MinifySyntax: true,
+        MinifyWhitespace: true,
+        Alias: expect.arrayContaining([
+          '@aws-sdk/credential-provider-node=./bundle/lambdaCredentials.ts',
+          '@smithy/core/event-streams=./bundle/noEventStreams.ts',
+        ]),
+      });
+    },
+  );
+
+  test('of a worker whose stage streams events fails, and names the lines to remove', () => {
+    const aliases = at(propertiesOf('WorkerFunction'), 'Alias');
+    const flags = Array.isArray(aliases) ? aliases.map((alias) => `--alias:${alias}`) : [];
+    const { status, stderr } = spawnSync(
+      join(__dirname, '../../node_modules/.bin/esbuild'),
+      ['--bundle', '--platform=node', ...flags],
+      // As the SDK's clients for Bedrock and Transcribe import it.
+      { input: "import '@aws-sdk/eventstream-handler-node'", encoding: 'utf8', shell: process.platform === 'win32' },
+    );
+    expect(status).toBe(1);
+    expect(stderr).toContain('REMOVE-BOTH-EVENT-STREAM-ALIASES-OF-WorkerFunction-IN-template.yaml');
+  });
 });
 
-test('every action is allowed on one resource, but where AWS knows none', () => {
+test('every action is allowed on one resource, unless AWS has no resources for it', () => {
   for (const role of ['CreateJobRole', 'WorkerRole', 'GetJobRole']) {
     const policies = JSON.stringify(properties(role));
     const statements = [...policies.matchAll(/"Action":(\[[^\]]*\]|"[^"]*"),"Resource":("[^"]*"|\{[^}]*\})/g)];
@@ -144,7 +171,7 @@ test('every action is allowed on one resource, but where AWS knows none', () => 
   }
 });
 
-test('all that outlives a function goes with the stack', () => {
+test('everything that holds data is deleted with the stack', () => {
   for (const name of ['JobsTable', 'FailedEventsQueue', 'LogGroup']) {
     expect(nodeAt(template, 'Resources', name)).toMatchObject({
       DeletionPolicy: 'Delete',
@@ -156,11 +183,11 @@ test('all that outlives a function goes with the stack', () => {
   );
 });
 
-test('what API Gateway answers by itself is in our form, with the right status', () => {
+test('the responses of API Gateway itself have our form, and the right status', () => {
   const responses = nodeAt(properties('JobsApi'), 'GatewayResponses');
   const statuses = Object.entries(responses).map(([name, response]) => {
     const body = at(response, 'ResponseTemplates', 'application/json');
-    // The one variable stands for a JSON string.
+    // The variable stands for a JSON string.
     const filled: unknown = JSON.parse(String(body).replace('$context.error.messageString', '"why"'));
     expect(filled).toEqual({ error: expect.any(String) });
     return [name, nodeAt(responses, name)['StatusCode']];
@@ -175,7 +202,7 @@ test('what API Gateway answers by itself is in our form, with the right status',
   });
 });
 
-test('POST has a rate limit of its own, by the path as CloudFormation spells it', () => {
+test('POST has its own rate limit, for the path as CloudFormation spells it', () => {
   const limits = (prefix: string) => ({
     ThrottlingRateLimit: { Ref: `${prefix}RateLimit` },
     ThrottlingBurstLimit: { Ref: `${prefix}BurstLimit` },
@@ -186,14 +213,33 @@ test('POST has a rate limit of its own, by the path as CloudFormation spells it'
   ]);
 });
 
-test('every alarm says what to do in a section that the README has', () => {
-  const readme = readFileSync(join(__dirname, '../../README.md'), 'utf8');
-  const alarms = Object.entries(nodeAt(template, 'Resources')).filter(([name]) => name.endsWith('Alarm'));
-  expect(alarms).toHaveLength(4);
-  for (const [name] of alarms) {
-    const [, section] = /"(Runbook: [^"]+)"/.exec(String(at(properties(name), 'AlarmDescription'))) ?? [];
-    expect(readme).toContain(`### ${section}\n`);
-  }
+describe('alarms', () => {
+  const alarms = Object.keys(nodeAt(template, 'Resources')).filter((name) => name.endsWith('Alarm'));
+
+  test('are within the 10 that are free of charge', () => {
+    expect(alarms.length).toBeLessThanOrEqual(10);
+  });
+
+  test.each(alarms)('%s names its runbook in docs/operations.md', (name) => {
+    const operations = readFileSync(join(__dirname, '../../docs/operations.md'), 'utf8');
+    const [, section] = /docs\/operations\.md, "([^"]+)"/.exec(String(at(properties(name), 'AlarmDescription'))) ?? [];
+    expect(operations).toContain(`### ${section}\n`);
+  });
+
+  test('cover jobs that end as ERROR, lost events, and a worker that is throttled or not started', () => {
+    expect(alarms.map((name) => properties(name)['MetricName'])).toEqual(
+      expect.arrayContaining(['JobsFailed', 'DestinationDeliveryFailures', 'Throttles', 'AsyncEventAge']),
+    );
+  });
+});
+
+test('the log level reaches Lambda, and cannot drop the metrics', () => {
+  expect(at(template, 'Globals', 'Function', 'LoggingConfig', 'ApplicationLogLevel')).toEqual({ Ref: 'LogLevel' });
+  expect(at(template, 'Parameters', 'LogLevel', 'AllowedValues')).toEqual(['DEBUG', 'INFO']);
+});
+
+test('access logs go to the log group without the ":*" of its ARN', () => {
+  expect(JSON.stringify(at(properties('JobsApi'), 'AccessLogSetting'))).toMatch(/:log-group:\$\{LogGroup\}"/);
 });
 
 test('the dashboard is JSON, and shows the metrics that the functions count', () => {

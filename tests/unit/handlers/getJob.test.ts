@@ -56,6 +56,11 @@ describe('a job', () => {
     expect(await get(JOB_ID)).toEqual({ statusCode: 200, headers, body });
   });
 
+  test('that is older asks to be polled less often', async () => {
+    dynamodb.on(GetCommand).resolves({ Item: inProgress });
+    expect(await get(JOB_ID, NOW + 20)).toMatchObject({ headers: { 'Retry-After': '5' } });
+  });
+
   test('costs one strongly consistent read', async () => {
     dynamodb.on(GetCommand).resolves({ Item: pending });
     await get(JOB_ID);

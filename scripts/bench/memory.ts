@@ -1,0 +1,55 @@
+import type { TimingFindings } from './timing.ts';
+
+/** The memory at which a function has one whole vCPU. Below, CPU time is proportional to memory. */
+const MEMORY_OF_ONE_CPU_MB = 1769;
+const MEMORY_SIZES_MB = [128, 256, 512, 1024, MEMORY_OF_ONE_CPU_MB];
+/** Lambda on arm64 in us-east-1, as in docs/costs-and-scale.md. */
+const DOLLARS_PER_GB_SECOND = 0.0000133334;
+/** How often a client that obeys Retry-After reads a job of 5 s. */
+const GETS_PER_JOB = 6;
+
+/** What createJob and getJob would take at one memory size. Times in milliseconds. */
+export interface MemoryEstimate {
+  readonly memoryMb: number;
+  readonly postColdMs: number;
+  readonly postWarmMs: number;
+  readonly getColdMs: number;
+  readonly getWarmMs: number;
+  /** Lambda's price for the time of one POST and six GETs, all warm, of a million jobs. */
+  readonly dollarsPerMillionJobs: number;
+}
+
+/**
+ * Estimates each memory size from what was measured with a whole CPU: loading (Lambda starts
+ * functions with a whole CPU), plus CPU time divided by the share of a CPU, plus waiting.
+ */
+export function estimateMemory({ load, calls }: TimingFindings): readonly MemoryEstimate[] {
+  return MEMORY_SIZES_MB.map((memoryMb) => {
+    const share = Math.min(1, memoryMb / MEMORY_OF_ONE_CPU_MB);
+    const call = (ms: number, cpuMs: number) => cpuMs / share + Math.max(0, ms - cpuMs);
+    const warm = (name: 'createJob' | 'getJob') => call(calls[name].warmP50Ms, calls[name].warmCpuMs);
+    const cold = (name: 'createJob' | 'getJob') =>
+      load[name].template.median + call(calls[name].firstMs.median, calls[name].firstCpuMs);
+    const billedMs = Math.ceil(warm('createJob')) + GETS_PER_JOB * Math.ceil(warm('getJob'));
+    return {
+      memoryMb,
+      postColdMs: cold('createJob'),
+      postWarmMs: warm('createJob'),
+      getColdMs: cold('getJob'),
+      getWarmMs: warm('getJob'),
+      dollarsPerMillionJobs: billedMs * 1000 * (memoryMb / 1024) * DOLLARS_PER_GB_SECOND,
+    };
+  });
+}
+
+/** The estimates as a table of text. */
+export function memoryTable(estimates: readonly MemoryEstimate[]): string {
+  const ms = (value: number) => value.toFixed(value < 10 ? 1 : 0).padStart(10);
+  return [
+    'estimated ms by memory    POST cold POST warm  GET cold  GET warm  $ per million jobs',
+    ...estimates.map(
+      ({ memoryMb, postColdMs, postWarmMs, getColdMs, getWarmMs, dollarsPerMillionJobs }) =>
+        `${String(memoryMb).padStart(19)} MB  ${ms(postColdMs)}${ms(postWarmMs)}${ms(getColdMs)}${ms(getWarmMs)}${dollarsPerMillionJobs.toFixed(2).padStart(20)}`,
+    ),
+  ].join('\n');
+}

@@ -1,0 +1,167 @@
+/** The code and the settings of docs/make-it-yours.md, applied to a copy of the project. */
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { json } from 'node:stream/consumers';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { pollUntilEnded, post, request, stringField, submit } from './deployment.ts';
+
+jest.setTimeout(180_000);
+
+const root = resolve(import.meta.dirname, '..', '..');
+const page = readFileSync(join(root, 'docs', 'make-it-yours.md'), 'utf8');
+const ORIGIN = 'https://www.example.com';
+const JOB_LIMIT_MS = 60_000;
+
+const blocksOf = (language: string) =>
+  [...page.matchAll(new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\``, 'g'))].map(([, block = '']) => block);
+const [stage = ''] = blocksOf('ts');
+const [listing = '', cors = '', ...restrictions] = blocksOf('diff');
+
+let copy: string;
+let aws: LocalAws;
+let service: Server;
+let baseUrl: string;
+const requests: { key: unknown; body: unknown }[] = [];
+
+/** Runs a program in the copy. Rejects with its output if it fails. */
+const run = (program: string, ...args: string[]) =>
+  promisify(execFile)(program, args, { cwd: copy, env: { ...process.env, AWS_DEFAULT_REGION: 'us-east-1' } });
+
+async function apply(diff: string): Promise<void> {
+  writeFileSync(join(copy, 'change.diff'), diff);
+  await run('git', 'apply', 'change.diff');
+}
+
+beforeAll(() => {
+  copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
+  for (const part of ['src', 'tests', 'scripts', 'events', 'docs', '.github', 'package.json', 'tsconfig.json']) {
+    cpSync(join(root, part), join(copy, part), { recursive: true });
+  }
+  for (const file of [
+    'template.yaml',
+    'openapi.yaml',
+    'README.md',
+    'jest.config.js',
+    'samconfig.toml',
+    'example.env',
+  ]) {
+    cpSync(join(root, file), join(copy, file));
+  }
+  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'), 'junction');
+});
+
+afterAll(async () => {
+  await aws?.stop();
+  service?.close();
+  rmSync(copy, { recursive: true, force: true });
+});
+
+describe('a stage of one’s own', () => {
+  beforeAll(async () => {
+    const [, name = ''] = /^\/\/ (src\/\w+\.ts)\n/.exec(stage) ?? [];
+    writeFileSync(join(copy, name), stage.slice(stage.indexOf('\n') + 1));
+    await apply(listing);
+  });
+
+  test('needs no other change for the type check', async () => {
+    await run(process.execPath, join('node_modules', 'typescript', 'bin', 'tsc'));
+  });
+
+  test('needs no other change for the unit tests', async () => {
+    await run(process.execPath, join('node_modules', 'jest', 'bin', 'jest.js'), '--selectProjects', 'unit');
+  });
+});
+
+describe('on the local AWS', () => {
+  beforeAll(async () => {
+    service = createServer(async (incoming, outgoing) => {
+      const body: unknown = await json(incoming);
+      requests.push({ key: incoming.headers['idempotency-key'], body });
+      const text = String(Object(body).text);
+      if (text === 'break') outgoing.destroy();
+      else outgoing.writeHead(text === 'short' ? 422 : 200).end(JSON.stringify({ gist: text.slice(0, 3) }));
+    }).listen(0, '127.0.0.1');
+    await once(service, 'listening');
+    const address = service.address();
+    const port = typeof address === 'object' ? address?.port : undefined;
+
+    await apply(cors);
+    const file = join(copy, 'template.yaml');
+    const template = readFileSync(file, 'utf8');
+    writeFileSync(
+      file,
+      template
+        .replace('CodeUri: src/', `CodeUri: ${join(copy, 'src')}`)
+        .replace('https://summary.example.com', `http://127.0.0.1:${port}`),
+    );
+    aws = await startLocalAws();
+    const buildDir = join(copy, 'build');
+    await build(aws, { template: file, buildDir });
+    baseUrl = (await deploy(aws, { stackName: 'make-it-yours', buildDir })).baseUrl;
+  });
+
+  async function endOf(text: string): Promise<unknown> {
+    const jobId = stringField(await submit(baseUrl, text), 'jobId');
+    return (await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS)).end.json;
+  }
+
+  test('the stage uses the result before its own, and the job’s id as its key', async () => {
+    const text = 'Eleven words are enough for a summary of two of them';
+
+    const job = await endOf(text);
+
+    expect(job).toMatchObject({
+      status: 'DONE',
+      result: { ocr: { wordCount: 11 }, summary: { words: 2, summary: { gist: 'Ele' } } },
+    });
+    expect(requests).toEqual([{ key: Object(job).jobId, body: { text, words: 2 } }]);
+  });
+
+  test('the client reads the message of a StageError', async () => {
+    expect(await endOf('short')).toMatchObject({
+      status: 'ERROR',
+      errorMessage: 'The text is too short for a summary',
+    });
+  });
+
+  test('the client does not read the message of another error', async () => {
+    expect(await endOf('break')).toMatchObject({ status: 'ERROR', errorMessage: "Stage 'summary' failed" });
+  });
+
+  test('a browser may call the API from the origin', async () => {
+    const preflight = await request(`${baseUrl}/jobs`, { method: 'OPTIONS', headers: { Origin: ORIGIN } });
+    expect(preflight).toMatchObject({
+      status: 204,
+      headers: {
+        'access-control-allow-origin': ORIGIN,
+        'access-control-allow-methods': 'GET, POST',
+        'access-control-allow-headers': 'Content-Type, Idempotency-Key',
+      },
+    });
+    const accepted = await submit(baseUrl, 'short');
+    const refused = await post(baseUrl, 'not JSON');
+    const read = await request(`${baseUrl}/jobs/${stringField(accepted, 'jobId')}`);
+    expect([accepted.status, refused.status, read.status]).toEqual([202, 400, 200]);
+    for (const { headers } of [accepted, refused, read]) {
+      expect(headers).toMatchObject({
+        'access-control-allow-origin': ORIGIN,
+        'access-control-expose-headers': 'Location, Retry-After',
+      });
+    }
+  });
+});
+
+test('each restriction of the API is valid', async () => {
+  expect(restrictions).toHaveLength(3);
+  for (const restriction of restrictions) {
+    cpSync(join(root, 'template.yaml'), join(copy, 'template.yaml'));
+    await apply(restriction);
+    await run('sam', 'validate', '--lint');
+  }
+});
