@@ -7,6 +7,8 @@ const MEMORY_SIZES_MB = [128, 256, 512, 1024, MEMORY_OF_ONE_CPU_MB];
 const DOLLARS_PER_GB_SECOND = 0.0000133334;
 /** How often a client that obeys Retry-After reads a job of 5 s. */
 const GETS_PER_JOB = 6;
+/** Waiting for DynamoDB and Lambda, whose stand-ins here respond at once, in milliseconds. Assumed. */
+const WAITING_MS = { createJob: 20, getJob: 5 };
 
 /** What createJob and getJob would take at one memory size. Times in milliseconds. */
 export interface MemoryEstimate {
@@ -26,10 +28,9 @@ export interface MemoryEstimate {
 export function estimateMemory({ load, calls }: TimingFindings): readonly MemoryEstimate[] {
   return MEMORY_SIZES_MB.map((memoryMb) => {
     const share = Math.min(1, memoryMb / MEMORY_OF_ONE_CPU_MB);
-    const call = (ms: number, cpuMs: number) => cpuMs / share + Math.max(0, ms - cpuMs);
-    const warm = (name: 'createJob' | 'getJob') => call(calls[name].warmP50Ms, calls[name].warmCpuMs);
+    const warm = (name: 'createJob' | 'getJob') => calls[name].warmCpuMs / share + WAITING_MS[name];
     const cold = (name: 'createJob' | 'getJob') =>
-      load[name].template.median + call(calls[name].firstMs.median, calls[name].firstCpuMs);
+      load[name].template.median + calls[name].firstCpuMs / share + WAITING_MS[name];
     const billedMs = Math.ceil(warm('createJob')) + GETS_PER_JOB * Math.ceil(warm('getJob'));
     return {
       memoryMb,

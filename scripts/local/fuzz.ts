@@ -1,0 +1,33 @@
+/** Deploys the application to a local AWS and runs schemathesis against it. Run by fuzz.sh. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { build, deploy, startLocalAws } from './localAws.ts';
+
+const MAX_SECONDS = 60;
+/** So many requests a second that schemathesis never meets a limit. */
+const UNLIMITED = '10000';
+
+const aws = await startLocalAws();
+try {
+  await build(aws);
+  const { baseUrl } = await deploy(aws, {
+    stackName: 'fuzz',
+    parameters: { ReadRateLimit: UNLIMITED, ReadBurstLimit: '5000' },
+  });
+  // Python does not resolve names under .localhost.
+  const url = `${aws.endpoint}/restapis/${new URL(baseUrl).hostname.split('.')[0]}/Prod/_user_request_`;
+  const schemathesis = spawn(
+    'schemathesis',
+    [
+      ...['--config-file', join(import.meta.dirname, 'schemathesis.toml')],
+      ...['run', 'openapi.yaml', '--url', url, '--phases', 'examples,coverage,fuzzing,stateful'],
+      ...['--max-time', String(MAX_SECONDS), ...process.argv.slice(2)],
+    ],
+    { stdio: 'inherit' },
+  );
+  const [code] = await once(schemathesis, 'close');
+  process.exitCode = Number(code ?? 1);
+} finally {
+  await aws.stop();
+}

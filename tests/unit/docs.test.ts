@@ -1,0 +1,63 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, test } from '@jest/globals';
+import packageJson from '../../package.json';
+
+const root = join(__dirname, '../..');
+const read = (page: string) => readFileSync(join(root, page), 'utf8');
+const pages = [
+  'README.md',
+  ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
+  '.github/CONTRIBUTING.md',
+  '.github/SECURITY.md',
+];
+
+/** The anchors that GitHub makes of a page's headings. */
+function anchorsOf(page: string): string[] {
+  const headings = [...read(page).matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) => heading);
+  return headings.map((heading) =>
+    heading
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N}\s_-]/gu, '')
+      .replace(/ /g, '-'),
+  );
+}
+
+describe.each(pages)('%s', (page) => {
+  const text = read(page);
+
+  test('links to pages, files and sections that exist', () => {
+    for (const [, link = ''] of text.matchAll(/\]\(([^)]+)\)/g)) {
+      if (/^https?:/.test(link)) continue;
+      const [path = '', anchor] = link.split('#');
+      const target = path === '' ? page : join(dirname(page), path);
+      expect({ link, exists: existsSync(join(root, target)) }).toEqual({ link, exists: true });
+      if (anchor !== undefined) expect(anchorsOf(target)).toContain(anchor);
+    }
+  });
+
+  test('names files that exist', () => {
+    // In an example, the reader creates a file that a code block names first.
+    const created = [...text.matchAll(/^```ts\n\/\/ (\S+)$/gm)].map(([, file]) => file);
+    for (const [file] of text.matchAll(/\b(?:src|scripts|tests|events|docs|\.github)\/[\w./-]*\w/g)) {
+      if (created.includes(file)) continue;
+      expect({ file, exists: existsSync(join(root, file)) || existsSync(join(root, dirname(page), file)) }).toEqual({
+        file,
+        exists: true,
+      });
+    }
+  });
+
+  test('shows commands that exist', () => {
+    for (const [, name = ''] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g)) {
+      expect(Object.keys(packageJson.scripts)).toContain(name);
+    }
+    for (const [, script = ''] of text.matchAll(/\bbash (\S+\.sh)\b/g)) {
+      expect({ script, exists: existsSync(join(root, script)) }).toEqual({ script, exists: true });
+    }
+  });
+});
+
+test('the README has at most 250 lines', () => {
+  expect(read('README.md').split('\n').length).toBeLessThanOrEqual(250);
+});
