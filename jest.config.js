@@ -1,7 +1,7 @@
 const common = {
   testEnvironment: 'node',
   transform: { '^.+\\.[jt]s$': ['@swc/jest', { jsc: { target: 'es2024', parser: { syntax: 'typescript' } } }] },
-  // These come as ES modules only.
+  // These packages ship ES modules only.
   transformIgnorePatterns: ['/node_modules/(?!uuid/|@apidevtools/)'],
 };
 
@@ -25,7 +25,7 @@ export default {
     {
       ...common,
       displayName: 'e2e',
-      // The other suites break and tear down what they test: they run on the local AWS alone.
+      // The other suites inject faults and tear down their stacks, so they run only on the local AWS.
       testMatch: process.env.API_BASE_URL ? ['<rootDir>/tests/e2e/api.test.ts'] : ['<rootDir>/tests/e2e/*.test.ts'],
     },
   ],

@@ -10,7 +10,7 @@ import { type End, isEnded, type Job, type Lease, MAX_ATTEMPTS, phaseOf, unixSec
 import { JobRepository } from '../../src/jobRepository.ts';
 import { StageError } from '../../src/stageError.ts';
 import type { Stage } from '../../src/stages.ts';
-import { getJobs, postJobs } from '../support/events.ts';
+import { getJobEvent, postJobEvent } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 import type { WireResponse } from './dynamodbEngine.ts';
 import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
@@ -124,7 +124,9 @@ export class SimulatedWorld {
       newId: () => this.#newId(),
       clock: () => this.#now + invocation.skew,
     });
-    const event = postJobs(JSON.stringify({ text }), { headers: key === undefined ? {} : { 'Idempotency-Key': key } });
+    const event = postJobEvent(JSON.stringify({ text }), {
+      headers: key === undefined ? {} : { 'Idempotency-Key': key },
+    });
     return this.#start(invocation, async () => {
       const response = await handle(event, this.#contextOf(invocation));
       return () => this.#onPostResponse(invocation, text, response);
@@ -156,7 +158,7 @@ export class SimulatedWorld {
     });
     const { incarnation, isPromised, shown } = this.#track(jobId);
     return this.#start(invocation, async () => {
-      const response = await handle(getJobs(jobId), this.#contextOf(invocation));
+      const response = await handle(getJobEvent(jobId), this.#contextOf(invocation));
       return () => this.#onGetResponse(invocation, jobId, response, { incarnation, isPromised, shown });
     });
   }

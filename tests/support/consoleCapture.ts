@@ -1,6 +1,6 @@
 import { jest } from '@jest/globals';
 
-/** What goes to the console from now on, one string per call; nothing of it is shown. */
+/** Captures and hides all console output from now on, one string per call. */
 export function captureConsole(): readonly string[] {
   const lines: string[] = [];
   for (const method of ['log', 'info', 'warn', 'error', 'debug', 'trace'] as const) {

@@ -1,11 +1,11 @@
-// The variables of the functions in template.yaml, set before a test loads a handler.
+// Sets the functions' environment variables from template.yaml before a test loads a handler.
 import { nodeAt, readTemplate } from './template.ts';
 
 const template = readTemplate();
 const functions = Object.values(nodeAt(template, 'Resources'));
 for (const owner of [nodeAt(template, 'Globals', 'Function'), ...functions.map((node) => nodeAt(node, 'Properties'))]) {
   for (const [name, value] of Object.entries(nodeAt(owner, 'Environment', 'Variables'))) {
-    // Those that refer to resources and parameters are below.
+    // References to resources and parameters are set below.
     if (typeof value === 'string') process.env[name] = value;
   }
 }
@@ -20,8 +20,8 @@ Object.assign(process.env, {
   WORKER_TIMEOUT_SECONDS: '30',
   JOB_ID_NAMESPACE: 'arn:aws:cloudformation:us-east-1:123456789012:stack/test/00000000-0000-4000-8000-000000000000',
   POWERTOOLS_SERVICE_NAME: 'test',
-  // Powertools then logs through the global console, where a test can listen.
+  // Makes Powertools log through the global console, which tests can capture.
   POWERTOOLS_DEV: 'true',
-  // POWERTOOLS_DEV would switch metrics off.
+  // POWERTOOLS_DEV turns metrics off unless this is set.
   POWERTOOLS_METRICS_DISABLED: 'false',
 });

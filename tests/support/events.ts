@@ -1,6 +1,6 @@
 import type { APIGatewayProxyEvent, APIGatewayProxyEventHeaders, APIGatewayProxyResult } from 'aws-lambda';
 
-/** An event of an API Gateway REST proxy integration, on the stage `Prod`. */
+/** An event of an API Gateway REST proxy integration on the stage `Prod`. */
 export function apiEvent(
   request: Pick<APIGatewayProxyEvent, 'httpMethod' | 'path' | 'resource'> & Partial<APIGatewayProxyEvent>,
 ): APIGatewayProxyEvent {
@@ -47,17 +47,17 @@ export function apiEvent(
   };
 }
 
-/** A `POST /jobs` with this body. */
-export function postJobs(
+/** The event of a `POST /jobs` with this body. */
+export function postJobEvent(
   body: string | null,
   { headers = {}, ...rest }: Partial<APIGatewayProxyEvent> = {},
 ): APIGatewayProxyEvent {
-  const sent: APIGatewayProxyEventHeaders = { 'Content-Type': 'application/json', ...headers };
-  return apiEvent({ httpMethod: 'POST', path: '/jobs', resource: '/jobs', body, ...rest, headers: sent });
+  const allHeaders: APIGatewayProxyEventHeaders = { 'Content-Type': 'application/json', ...headers };
+  return apiEvent({ httpMethod: 'POST', path: '/jobs', resource: '/jobs', body, ...rest, headers: allHeaders });
 }
 
-/** A `GET /jobs/{jobId}` with this id. */
-export function getJobs(jobId: string): APIGatewayProxyEvent {
+/** The event of a `GET /jobs/{jobId}`. */
+export function getJobEvent(jobId: string): APIGatewayProxyEvent {
   return apiEvent({
     httpMethod: 'GET',
     path: `/jobs/${jobId}`,
@@ -66,11 +66,11 @@ export function getJobs(jobId: string): APIGatewayProxyEvent {
   });
 }
 
-/** The `error` of an answer, which has nothing else in it. */
-export function errorOf(answer: APIGatewayProxyResult): string {
-  const body: unknown = JSON.parse(answer.body);
+/** The message of an error response. Throws if the body is not exactly `{"error": ...}`. */
+export function errorOf(response: APIGatewayProxyResult): string {
+  const body: unknown = JSON.parse(response.body);
   if (typeof body === 'object' && body !== null && Object.keys(body).join() === 'error' && 'error' in body) {
     return String(body.error);
   }
-  throw new Error(`No error body: ${answer.body}`);
+  throw new Error(`Not an error body: ${response.body}`);
 }

@@ -4,24 +4,23 @@ import { DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dyn
 import dynalite from 'dynalite';
 import { TABLE } from '../../scripts/local/tableShape.ts';
 
-/** The network between a client and DynamoDB. It may delay a request, send it again, or lose the response. */
+/** The network between a client and DynamoDB. It can delay a request, send it twice, or lose the response. */
 export type Wire = <T>(command: string, send: () => Promise<T>) => Promise<T>;
 
-/** The jobs table on a DynamoDB in this process. */
+/** A jobs table on an in-process DynamoDB (dynalite). */
 export interface JobsTable {
   readonly name: string;
-  /** Where a client of another process finds it. */
+  /** For clients in other processes. */
   readonly endpoint: string;
-  /** Creates a client. */
   connect(wire?: Wire): DynamoDBDocumentClient;
-  /** Stores an item without any condition. */
+  /** Stores an item unconditionally. */
   put(item: object): Promise<void>;
-  /** Returns the item as stored, undefined if there is none. */
+  /** Returns the stored item, or undefined if there is none. */
   read(jobId: string): Promise<Record<string, unknown> | undefined>;
   stop(): void;
 }
 
-/** Starts a DynamoDB with an empty table. */
+/** Starts an in-process DynamoDB with an empty jobs table. */
 export async function startJobsTable(): Promise<JobsTable> {
   const name = 'JobsTable';
   const server = dynalite({ createTableMs: 0 }).listen(0, '127.0.0.1');

@@ -1,6 +1,6 @@
 import type { Context } from 'aws-lambda';
 
-/** The context of an invocation with this much time left, in milliseconds. */
+/** The context of a Lambda invocation that has this many milliseconds left. */
 export function lambdaContext(remainingMs = 30_000): Context {
   return {
     callbackWaitsForEmptyEventLoop: true,

@@ -5,11 +5,11 @@ import { isCollection, isScalar, parse } from 'yaml';
 type Node = Readonly<Record<string, unknown>>;
 
 const FUNCTIONS = ['Ref', 'GetAtt', 'Sub', 'If', 'Join', 'Select', 'Split', 'Equals', 'Not', 'And', 'Or', 'FindInMap'];
-const BARE = ['Ref', 'Condition'];
+const WITHOUT_FN_PREFIX = ['Ref', 'Condition'];
 
-/** CloudFormation's short forms, read as its long ones: `!Ref X` as `{Ref: X}`, `!Sub X` as `{Fn::Sub: X}`. */
+/** Expands CloudFormation's short forms: `!Ref X` becomes `{Ref: X}`, `!Sub X` becomes `{Fn::Sub: X}`. */
 const customTags = [...FUNCTIONS, 'Condition', 'ImportValue', 'Base64', 'Cidr', 'GetAZs'].flatMap((name) => {
-  const key = BARE.includes(name) ? name : `Fn::${name}`;
+  const key = WITHOUT_FN_PREFIX.includes(name) ? name : `Fn::${name}`;
   const value = (content: unknown) => ({ [key]: content });
   return [
     { tag: `!${name}`, resolve: (text: string) => value(name === 'GetAtt' ? text.split('.') : text) },
@@ -22,12 +22,12 @@ function plain(node: unknown): unknown {
   return isCollection(node) || isScalar(node) ? node.toJSON() : node;
 }
 
-/** template.yaml, with CloudFormation's functions in their long form. */
+/** Parses template.yaml and expands the short forms of CloudFormation's functions. */
 export function readTemplate(): Node {
   return nodeOf(parse(readFileSync(join(__dirname, '../../template.yaml'), 'utf8'), { customTags }), 'template.yaml');
 }
 
-/** What stands in a template under these keys; throws an Error that names the first one that is not there. */
+/** Returns the value at this path of the template. Throws an Error that names the first missing key. */
 export function at(template: unknown, ...path: readonly string[]): unknown {
   return path.reduce((node, key) => {
     const value = nodeOf(node, key)[key];
@@ -36,7 +36,7 @@ export function at(template: unknown, ...path: readonly string[]): unknown {
   }, template);
 }
 
-/** The same where it is an object, and an empty one where there is nothing. */
+/** Returns the object at this path of the template, or an empty object if there is none. */
 export function nodeAt(template: unknown, ...path: readonly string[]): Node {
   return path.reduce<Node>((node, key) => nodeOf(node[key] ?? {}, key), nodeOf(template, 'template.yaml'));
 }

@@ -43,7 +43,7 @@ afterEach(() => {
 const passing: Stage = { name: 'passing', run: async () => ({ count: 1 }) };
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
 
-/** @param remainingMs how much time the invocation has at its start, and after the claim */
+/** @param remainingMs the invocation's remaining time at its start and after the claim */
 function attempt(
   stages: readonly Stage[] = [passing],
   remainingMs: readonly [number, number] = [TIMEOUT_SECONDS * 1000, TIMEOUT_SECONDS * 1000],
@@ -70,8 +70,8 @@ function attempt(
   );
 }
 
-/** Runs an attempt whose stage is still at work when the timer goes off. */
-async function attemptInVain(remainingMs: readonly [number, number]): Promise<'ended' | 'held'> {
+/** Runs an attempt whose stage is still running when its time is up. */
+async function attemptThatTimesOut(remainingMs: readonly [number, number]): Promise<'ended' | 'held'> {
   const result = attempt([endless], remainingMs);
   while (timers.length === 0) await new Promise(setImmediate);
   timers[0]?.onTime();
@@ -82,7 +82,7 @@ const inputs = () => dynamodb.calls().map(({ args: [command] }) => command.input
 const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
 
 describe('a job', () => {
-  test('takes one call to claim it and one to end it', async () => {
+  test('is claimed with one call and ended with one call', async () => {
     expect(await attempt()).toBe('ended');
     expect(inputs()).toEqual([
       {
@@ -121,13 +121,13 @@ describe('a job', () => {
     ]);
   });
 
-  test('leaves its attempt and its end in the log, and not its text', async () => {
+  test('logs its attempt and its end, but not its text', async () => {
     await attempt();
     expect(logged('Job ended')).toMatchObject([{ attempt: 1, outcome: 'DONE', durationMs: 0 }]);
     expect(log.join()).not.toContain('secret');
   });
 
-  test('whose stage fails ends as ERROR', async () => {
+  test('ends as ERROR if a stage fails', async () => {
     const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error('No model')) };
     expect(await attempt([broken])).toBe('ended');
     expect(inputs()[1]).toMatchObject({
@@ -137,41 +137,41 @@ describe('a job', () => {
   });
 });
 
-describe('the time of the stages', () => {
-  test('is what the invocation has left after the claim, less the time for one write', async () => {
+describe('the time limit for the stages', () => {
+  test('is the time left after the claim, minus the time reserved for the final write', async () => {
     await attempt([passing], [30_000, 29_000]);
     expect(timers).toMatchObject([{ milliseconds: 29_000 - RESERVE_MS, isStopped: true }]);
   });
 
-  test('ends the job as ERROR if it was their full time', async () => {
-    expect(await attemptInVain([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS])).toBe('ended');
+  test('ends the job as ERROR if the stages had their full time', async () => {
+    expect(await attemptThatTimesOut([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS])).toBe('ended');
     expect(inputs()[1]).toMatchObject({
       ExpressionAttributeValues: { ':end': 'ERROR', ':value': "Stage 'endless' took too long" },
     });
     expect([...running]).toEqual(['endless']);
   });
 
-  test('fails the attempt if start-up and claim took so long that it was less', async () => {
-    await expect(attemptInVain([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS - 1])).rejects.toThrow(
+  test('fails the attempt if start-up and claim left the stages less than their full time', async () => {
+    await expect(attemptThatTimesOut([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS - 1])).rejects.toThrow(
       'The stages timed out, but had only 23999 ms: another attempt is needed',
     );
     expect(inputs()).toHaveLength(1);
     expect(timers).toMatchObject([{ isStopped: true }]);
   });
 
-  test('may be short as long as the stages get done', async () => {
+  test('can be short if the stages finish in time', async () => {
     expect(await attempt([passing], [30_000, 5000])).toBe('ended');
     expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'DONE' } });
   });
 
-  test('may be short when a stage fails on its own', async () => {
+  test('can be short if a stage fails by itself', async () => {
     const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error('No model')) };
     expect(await attempt([broken], [30_000, 5000])).toBe('ended');
     expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'ERROR' } });
   });
 });
 
-describe('a claim that is refused', () => {
+describe('a refused claim', () => {
   const never = jest.fn(passing.run);
 
   test.each([
@@ -179,7 +179,7 @@ describe('a claim that is refused', () => {
     ['failed', { ...pending, status: 'ERROR', errorMessage: 'no' }, 'ended'],
     ['does not exist', undefined, 'gone'],
     ['has expired', { ...pending, expiresAt: NOW }, 'gone'],
-  ])('because the job %s runs nothing and writes nothing', async (_why, Item, outcome) => {
+  ])('runs no stage and writes nothing if the job %s', async (_why, Item, outcome) => {
     dynamodb.reset();
     dynamodb
       .on(UpdateCommand)
@@ -192,7 +192,7 @@ describe('a claim that is refused', () => {
     expect(logged('Claim refused')).toMatchObject([{ level: 'WARN', outcome }]);
   });
 
-  test('because another attempt has a live lease is held', async () => {
+  test('is held if another attempt has a live lease', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
@@ -201,7 +201,7 @@ describe('a claim that is refused', () => {
     expect(logged('Claim refused')).toMatchObject([{ level: 'WARN', outcome: 'held' }]);
   });
 
-  test('because the SDK sent it twice runs the job', async () => {
+  test('still runs the job if the SDK sent the claim twice', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejectsOnce(conditionFailed).resolves({});
     dynamodb.on(GetCommand).resolves({ Item: claimed });
@@ -210,22 +210,22 @@ describe('a claim that is refused', () => {
   });
 });
 
-describe('a failure around the stages', () => {
-  test('of the claim fails the attempt', async () => {
+describe('the attempt fails', () => {
+  test('if the claim cannot be written', async () => {
     dynamodb.reset();
     dynamodb.rejects(new Error('No route'));
     await expect(attempt()).rejects.toThrow('No route');
     expect(inputs()).toHaveLength(1);
   });
 
-  test('of the end fails the attempt', async () => {
+  test('if the end cannot be written', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
     await expect(attempt()).rejects.toThrow('No route');
     expect(inputs()).toHaveLength(2);
   });
 
-  test('because the end comes too late fails the attempt', async () => {
+  test('if it no longer holds the job at its end', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(conditionFailed);
     await expect(attempt()).rejects.toThrow('This attempt no longer holds the job');

@@ -7,12 +7,12 @@ afterEach(() => {
   delete process.env[NAME];
 });
 
-test('a variable that is set gives its value', () => {
+test('requireEnv returns the value unchanged', () => {
   process.env[NAME] = ' a value ';
   expect(requireEnv(NAME)).toBe(' a value ');
 });
 
-test('a variable that is absent or empty is refused by its name', () => {
+test('an absent or empty variable throws an error that names it', () => {
   expect(() => requireEnv(NAME)).toThrow(`Environment variable ${NAME} is not set`);
   expect(() => requireSeconds(NAME)).toThrow(`Environment variable ${NAME} is not set`);
   process.env[NAME] = '';
@@ -23,13 +23,13 @@ test.each([
   ['1', 1],
   ['30', 30],
   ['999999999', 999_999_999],
-])('%s is so many seconds', (value, seconds) => {
+])("requireSeconds accepts '%s'", (value, seconds) => {
   process.env[NAME] = value;
   expect(requireSeconds(NAME)).toBe(seconds);
 });
 
 test.each(['0', '-1', '030', '1.5', '1e3', ' 30', '30s', 'thirty', '1000000000'])(
-  '%j is no number of seconds',
+  'requireSeconds rejects %j',
   (value) => {
     process.env[NAME] = value;
     expect(() => requireSeconds(NAME)).toThrow(

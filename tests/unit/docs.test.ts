@@ -12,7 +12,7 @@ const pages = [
   '.github/SECURITY.md',
 ];
 
-/** The anchors that GitHub makes of a page's headings. */
+/** The anchors that GitHub generates for a page's headings. */
 function anchorsOf(page: string): string[] {
   const headings = [...read(page).matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) => heading);
   return headings.map((heading) =>
@@ -26,7 +26,7 @@ function anchorsOf(page: string): string[] {
 describe.each(pages)('%s', (page) => {
   const text = read(page);
 
-  test('links to pages, files and sections that exist', () => {
+  test('links only to pages, files and sections that exist', () => {
     for (const [, link = ''] of text.matchAll(/\]\(([^)]+)\)/g)) {
       if (/^https?:/.test(link)) continue;
       const [path = '', anchor] = link.split('#');
@@ -36,8 +36,8 @@ describe.each(pages)('%s', (page) => {
     }
   });
 
-  test('names files that exist', () => {
-    // In an example, the reader creates a file that a code block names first.
+  test('names only files that exist', () => {
+    // A code block that starts with a file name is an example: the reader creates that file.
     const created = [...text.matchAll(/^```ts\n\/\/ (\S+)$/gm)].map(([, file]) => file);
     for (const [file] of text.matchAll(/\b(?:src|scripts|tests|events|docs|\.github)\/[\w./-]*\w/g)) {
       if (created.includes(file)) continue;
@@ -48,7 +48,7 @@ describe.each(pages)('%s', (page) => {
     }
   });
 
-  test('shows commands that exist', () => {
+  test('shows only commands that exist', () => {
     for (const [, name = ''] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g)) {
       expect(Object.keys(packageJson.scripts)).toContain(name);
     }

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { HttpError, httpHandler, json } from '../../src/http.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
-import { postJobs } from '../support/events.ts';
+import { postJobEvent } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
 let log: readonly string[];
@@ -12,9 +12,10 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-const failing = (error: unknown) => httpHandler('POST', () => Promise.reject(error))(postJobs(null), lambdaContext());
+const failing = (error: unknown) =>
+  httpHandler('POST', () => Promise.reject(error))(postJobEvent(null), lambdaContext());
 
-test('an answer is JSON, with headers of its own', () => {
+test('json() returns a JSON response with additional headers', () => {
   expect(json(200, { b: 1, a: 'é' }, { 'X-Own': '1' })).toEqual({
     statusCode: 200,
     headers: { 'Content-Type': 'application/json', 'X-Own': '1' },
@@ -23,36 +24,36 @@ test('an answer is JSON, with headers of its own', () => {
   expect(json(404, {}).headers).toEqual({ 'Content-Type': 'application/json' });
 });
 
-test('what the handler answers goes out as it is', async () => {
-  const answer = json(200, { ok: true });
-  expect(await httpHandler('POST', async () => answer)(postJobs(null), lambdaContext())).toEqual(answer);
+test('the response is returned unchanged', async () => {
+  const response = json(200, { ok: true });
+  expect(await httpHandler('POST', async () => response)(postJobEvent(null), lambdaContext())).toEqual(response);
 });
 
-test('another method is not allowed, and the handler does not see it', async () => {
-  const answer = jest.fn(async () => json(200, {}));
-  const event = { ...postJobs('{"text": "a"}'), httpMethod: 'PATCH' };
-  expect(await httpHandler('POST', answer)(event, lambdaContext())).toEqual({
+test('another method gets 405, and the request is not handled', async () => {
+  const respond = jest.fn(async () => json(200, {}));
+  const event = { ...postJobEvent('{"text": "a"}'), httpMethod: 'PATCH' };
+  expect(await httpHandler('POST', respond)(event, lambdaContext())).toEqual({
     statusCode: 405,
     headers: { 'Content-Type': 'application/json', Allow: 'POST' },
     body: '{"error":"Method PATCH is not allowed"}',
   });
-  expect(answer).not.toHaveBeenCalled();
+  expect(respond).not.toHaveBeenCalled();
 });
 
-test('the headers of the path go with every answer', async () => {
+test('the common headers are added to every response', async () => {
   const headers = { 'Cache-Control': 'no-store' };
-  const answers = [
+  const responders = [
     () => Promise.resolve(json(200, {}, { 'Retry-After': '1' })),
     () => Promise.reject(new HttpError(404, 'Not here')),
     () => Promise.reject(new Error('broken')),
   ];
-  for (const answer of answers) {
-    expect(await httpHandler('POST', answer, headers)(postJobs(null), lambdaContext())).toMatchObject({ headers });
+  for (const respond of responders) {
+    expect(await httpHandler('POST', respond, headers)(postJobEvent(null), lambdaContext())).toMatchObject({ headers });
   }
 });
 
-describe('an error with a status', () => {
-  test('below 500 is answered with its message and headers, and not logged', async () => {
+describe('an HttpError', () => {
+  test('below 500 becomes a response with its message and headers, and is not logged', async () => {
     expect(await failing(new HttpError(404, 'Not here', { headers: { 'Cache-Control': 'no-store' } }))).toEqual({
       statusCode: 404,
       headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
@@ -61,7 +62,7 @@ describe('an error with a status', () => {
     expect(log).toEqual([]);
   });
 
-  test('from 500 on is logged once too, with its cause', async () => {
+  test('of 500 or above is also logged once, with its cause', async () => {
     const cause = new Error('No route');
     expect(await failing(new HttpError(503, 'Try again', { cause }))).toEqual({
       statusCode: 503,
@@ -78,8 +79,8 @@ describe('any other error', () => {
     ['an error', new Error('Table JobsTable is gone')],
     ['a string', 'Table JobsTable is gone'],
     ['an error without a message', new TypeError()],
-    ['nothing', undefined],
-  ])('that is %s is a 500 that tells nothing of it', async (_what, error) => {
+    ['undefined', undefined],
+  ])('(%s) becomes a 500 without details', async (_what, error) => {
     expect(await failing(error)).toEqual({
       statusCode: 500,
       headers: { 'Content-Type': 'application/json' },
@@ -87,7 +88,7 @@ describe('any other error', () => {
     });
   });
 
-  test('is logged once, with the request id and the cause behind it', async () => {
+  test('is logged once, with the request id and its cause', async () => {
     await failing(new Error('outer', { cause: new Error('inner') }));
     expect(log).toHaveLength(1);
     const line: unknown = JSON.parse(log.join());
@@ -99,10 +100,10 @@ describe('any other error', () => {
     });
   });
 
-  test('is logged without what an earlier invocation added', async () => {
+  test('is logged without the keys of an earlier invocation', async () => {
     const { logger } = await import('../../src/telemetry.ts');
-    logger.appendKeys({ jobId: 'of the one before' });
+    logger.appendKeys({ jobId: 'earlier job' });
     await failing(new Error('no'));
-    expect(log.join()).not.toContain('of the one before');
+    expect(log.join()).not.toContain('earlier job');
   });
 });

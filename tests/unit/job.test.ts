@@ -20,7 +20,7 @@ const held: Job = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresA
 const done: Job = { ...pending, status: 'DONE', attempt: 1, result: '{}' };
 const failed: Job = { ...pending, status: 'ERROR', attempt: 1, errorMessage: 'no' };
 
-test('a new job is pending without an attempt, and its deadline is when its event and last attempt are over', () => {
+test('a new job is PENDING with no attempts, and its deadline allows for the maximum event age and one attempt', () => {
   expect(pending).toEqual({
     jobId: 'id',
     status: 'PENDING',
@@ -45,7 +45,7 @@ test.each([
   expect(sizeAsJson(text)).toBe(bytes);
 });
 
-test('text and result fit an item up to 399 KiB, in bytes', () => {
+test('text and result fit an item if they take at most 399 KiB together', () => {
   expect(fitsItem('é', 'x'.repeat(399 * 1024 - 2))).toBe(true);
   expect(fitsItem('é', 'x'.repeat(399 * 1024 - 1))).toBe(false);
 });
@@ -66,7 +66,7 @@ test.each([
   [119, 29],
   [120, 30],
   [100_000, 30],
-])('a job of %i seconds asks to be polled again after %i', (age, seconds) => {
+])('a client that reads a job of %i s is told to wait %i s', (age, seconds) => {
   expect(retryAfter(pending, pending.createdAt + age)).toBe(seconds);
 });
 
@@ -75,7 +75,7 @@ test.each([
   [30, 16],
   [150, 23],
 ])(
-  'a client that obeys reads a job of %i seconds %i times, and learns of its end at most a quarter late',
+  'a client that obeys Retry-After reads a job of %i s %i times, and sees its end late by at most a quarter of that',
   (age, reads) => {
     let now = pending.createdAt;
     let count = 1;
@@ -88,41 +88,41 @@ test.each([
 test.each([
   [10_000, 10 + CLOCK_SKEW_SECONDS],
   [10_001, 11 + CLOCK_SKEW_SECONDS],
-])('the lease of an invocation that is killed at %i ms expires at %i s, never before that', (killedAt, over) => {
-  expect(newLease('token', killedAt)).toEqual({ token: 'token', expiresAt: over });
+])('the lease of an invocation that is killed at %i ms expires at %i s', (killedAt, expiresAt) => {
+  expect(newLease('token', killedAt)).toEqual({ token: 'token', expiresAt });
 });
 
 test('only DONE and ERROR are final', () => {
   expect([pending, held, done, failed].map(isEnded)).toEqual([false, false, true, true]);
 });
 
-test('a job is expired from the second of its expiry on', () => {
+test('a job is expired from expiresAt on', () => {
   expect(isExpired(pending, pending.expiresAt - 1)).toBe(false);
   expect(isExpired(pending, pending.expiresAt)).toBe(true);
 });
 
 describe('the phase of a job', () => {
-  test('is claimable while it is pending, up to the second before its deadline', () => {
+  test('is claimable while it is pending and before its deadline', () => {
     expect(phaseOf(pending, 1000)).toBe('claimable');
     expect(phaseOf(pending, pending.deadline - 1)).toBe('claimable');
     expect(phaseOf(pending, pending.deadline)).toBe('lapsed');
   });
 
-  test('is held while a lease is live, even beyond the deadline and on the last attempt', () => {
+  test('is held while a lease is live, even after the deadline and on the last attempt', () => {
     expect(phaseOf(held, 1099)).toBe('held');
     expect(phaseOf({ ...held, deadline: 1000, attempt: MAX_ATTEMPTS }, 1099)).toBe('held');
   });
 
-  test('is claimable again from the second in which the lease expires', () => {
+  test('is claimable again once the lease has expired', () => {
     expect(phaseOf(held, 1100)).toBe('claimable');
   });
 
-  test('is lapsed when the lease of the last attempt has expired', () => {
+  test('is lapsed once the lease of the last attempt has expired', () => {
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS - 1 }, 1100)).toBe('claimable');
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS }, 1100)).toBe('lapsed');
   });
 
-  test('is ended, whatever else the record says', () => {
+  test('is ended if it is DONE or ERROR, regardless of attempts and deadline', () => {
     for (const job of [done, failed]) {
       expect(phaseOf(job, 1000)).toBe('ended');
       expect(phaseOf({ ...job, attempt: MAX_ATTEMPTS }, job.deadline + 1)).toBe('ended');
@@ -130,30 +130,30 @@ describe('the phase of a job', () => {
   });
 });
 
-describe('the lapse of a job', () => {
-  test('that was never claimed is at its deadline', () => {
+describe('a job lapses', () => {
+  test('at its deadline if it was never claimed', () => {
     expect(lapseOf(pending)).toEqual({
       endedAt: pending.deadline,
       errorMessage: 'Processing failed: the job did not finish before its deadline',
     });
   });
 
-  test('whose attempt crashed before the deadline is at the deadline', () => {
+  test('at its deadline if its attempt crashed earlier', () => {
     expect(lapseOf(held).endedAt).toBe(pending.deadline);
   });
 
-  test('whose lease lasts beyond the deadline is when the lease expires', () => {
+  test('when its lease expires if that is after the deadline', () => {
     expect(lapseOf({ ...held, leaseExpiresAt: pending.deadline + 7 }).endedAt).toBe(pending.deadline + 7);
   });
 
-  test('whose attempts are used up is when the last lease expires, and says so', () => {
+  test('when the last lease expires if all attempts are used up, with a message that says so', () => {
     expect(lapseOf({ ...held, attempt: 3 })).toEqual({
       endedAt: 1100,
       errorMessage: 'Processing failed: all 3 attempts ended without a result',
     });
   });
 
-  test('is the first second in which the job counts as lapsed', () => {
+  test('in the first second in which its phase is lapsed', () => {
     for (const job of [pending, held, { ...held, attempt: 3 }, { ...held, leaseExpiresAt: pending.deadline + 7 }]) {
       const { endedAt } = lapseOf(job);
       expect(phaseOf(job, endedAt - 1)).not.toBe('lapsed');

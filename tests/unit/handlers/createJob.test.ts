@@ -9,7 +9,7 @@ import { documentClient, workerStarter } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/createJob.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
-import { apiEvent, errorOf, postJobs } from '../../support/events.ts';
+import { apiEvent, errorOf, postJobEvent } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
@@ -43,7 +43,7 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** Handles a POST, with the id and the clock of this test. */
+/** Handles a POST with a fixed id and clock. */
 function post(event: APIGatewayProxyEvent, idNamespace = 'stack') {
   return buildHandler({
     repository: new JobRepository(documentClient(), 'JobsTable'),
@@ -65,15 +65,15 @@ const idOf = (body: string) => {
 
 describe('an accepted job', () => {
   test('gets the documented response', async () => {
-    expect(await post(postJobs('{"text": " a text\\n"}'))).toEqual({
+    expect(await post(postJobEvent('{"text": " a text\\n"}'))).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
       body: `{"jobId":"${JOB_ID}","status":"PENDING","message":"${MESSAGE}"}`,
     });
   });
 
-  test('costs one conditional write, and one event with nothing but its id', async () => {
-    await post(postJobs('{"text": " a text\\n"}'));
+  test('takes one conditional write and one event that contains only its id', async () => {
+    await post(postJobEvent('{"text": " a text\\n"}'));
     expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
       {
         TableName: 'JobsTable',
@@ -87,35 +87,35 @@ describe('an accepted job', () => {
     ]);
   });
 
-  test('may come with a body in base64', async () => {
+  test('can come in a base64-encoded body', async () => {
     const body = Buffer.from('{"text": "a text"}').toString('base64');
-    expect(await post(postJobs(body, { isBase64Encoded: true }))).toMatchObject({ statusCode: 202 });
+    expect(await post(postJobEvent(body, { isBase64Encoded: true }))).toMatchObject({ statusCode: 202 });
     expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toMatchObject({ text: 'a text' });
   });
 
   test.each([
-    ['behind a stage', '/Prod/jobs', '/Prod/jobs'],
+    ['with a stage', '/Prod/jobs', '/Prod/jobs'],
     ['without a stage', '/jobs', '/jobs'],
     ['with a trailing slash', '/Prod/jobs/', '/Prod/jobs'],
     ['under the base path of a custom domain', '/v1/jobs', '/v1/jobs'],
-  ])('has its path as Location %s', async (_where, path, location) => {
-    const event = postJobs('{"text": "a"}');
+  ])('has its path as Location (%s)', async (_where, path, location) => {
+    const event = postJobEvent('{"text": "a"}');
     const response = await post({ ...event, requestContext: { ...event.requestContext, path } });
     expect(response.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
   });
 
-  test('is logged by its id, without its text', async () => {
-    await post(postJobs('{"text": "a secret of mine"}'));
+  test('is logged with its id and without its text', async () => {
+    await post(postJobEvent('{"text": "a secret of mine"}'));
     expect(log.join()).not.toContain('secret');
     expect(log.join()).toContain(JOB_ID);
   });
 });
 
 describe('the deployed handler', () => {
-  test('gives every job its own UUID, and reads its settings from the environment', async () => {
+  test('generates a UUID for every job and reads its settings from the environment', async () => {
     const responses = [
-      await handler(postJobs('{"text": "a"}'), lambdaContext()),
-      await handler(postJobs('{"text": "a"}'), lambdaContext()),
+      await handler(postJobEvent('{"text": "a"}'), lambdaContext()),
+      await handler(postJobEvent('{"text": "a"}'), lambdaContext()),
     ];
     const ids = responses.map(({ body }) => idOf(body));
     expect(ids.map((id) => validate(id) && version(id))).toEqual([4, 4]);
@@ -128,7 +128,7 @@ describe('the deployed handler', () => {
 describe('a job whose worker cannot be started', () => {
   test('is deleted, and the client is asked to try again', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-    expect(await post(postJobs('{"text": "a"}'))).toEqual({
+    expect(await post(postJobEvent('{"text": "a"}'))).toEqual({
       statusCode: 503,
       headers: { 'Content-Type': 'application/json', 'Retry-After': '1' },
       body: '{"error":"The job could not be started; please try again"}',
@@ -144,10 +144,10 @@ describe('a job whose worker cannot be started', () => {
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
   });
 
-  test('is accepted if a worker has claimed it, because only a response was lost', async () => {
+  test('is accepted if a worker has claimed it, because only the response was lost', async () => {
     lambda.on(InvokeCommand).rejects(new Error('socket hang up'));
     dynamodb.on(DeleteCommand).rejects(conditionFailed);
-    const response = await post(postJobs('{"text": "a text"}'));
+    const response = await post(postJobEvent('{"text": "a text"}'));
     expect(response).toMatchObject({
       statusCode: 202,
       headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
@@ -155,19 +155,19 @@ describe('a job whose worker cannot be started', () => {
     expect(JSON.parse(response.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
   });
 
-  test('and that cannot be deleted is not accepted, and each failure is logged once', async () => {
+  test('is not accepted if it cannot be deleted either, and each failure is logged once', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
     dynamodb.on(DeleteCommand).rejects(new Error('No route'));
-    expect(await post(postJobs('{"text": "a secret of mine"}'))).toMatchObject({ statusCode: 503 });
+    expect(await post(postJobEvent('{"text": "a secret of mine"}'))).toMatchObject({ statusCode: 503 });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
     expect(log.filter((line) => line.includes('No route'))).toHaveLength(1);
     expect(log.join()).not.toContain('secret');
   });
 });
 
-test('a job that cannot be stored is a 500 without details, and starts no worker', async () => {
+test('a job that cannot be stored gets a 500 without details, and no worker is started', async () => {
   dynamodb.rejects(new Error('Table JobsTable not found'));
-  expect(await post(postJobs('{"text": "a"}'))).toEqual({
+  expect(await post(postJobEvent('{"text": "a"}'))).toEqual({
     statusCode: 500,
     headers: { 'Content-Type': 'application/json' },
     body: '{"error":"Internal server error"}',
@@ -179,9 +179,9 @@ test('a job that cannot be stored is a 500 without details, and starts no worker
 
 describe('an idempotency key', () => {
   const keyed = (value: string, text = 'a text') =>
-    postJobs(JSON.stringify({ text }), { headers: { 'Idempotency-Key': value } });
+    postJobEvent(JSON.stringify({ text }), { headers: { 'Idempotency-Key': value } });
 
-  test('gives the same UUID for the same key, bare or in quotes', async () => {
+  test('always yields the same UUID, bare or in quotes', async () => {
     const [one, two, other] = [await post(keyed('key')), await post(keyed('"key"')), await post(keyed('another'))].map(
       ({ body }) => idOf(body),
     );
@@ -190,11 +190,11 @@ describe('an idempotency key', () => {
     expect(other).not.toBe(one);
   });
 
-  test('gives another id in another deployment', async () => {
+  test('yields a different id in another deployment', async () => {
     expect(idOf((await post(keyed('key'))).body)).not.toBe(idOf((await post(keyed('key'), 'another stack')).body));
   });
 
-  test('with the same text gets the status of the job, and starts no second one', async () => {
+  test('with the same text gets the status of the existing job and starts no second one', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...STORED, status: 'DONE', result: '{}' } });
     const response = await post(keyed('key'));
@@ -207,7 +207,7 @@ describe('an idempotency key', () => {
     expect(lambda.calls()).toEqual([]);
   });
 
-  test('with another text is refused', async () => {
+  test('with a different text is rejected', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: STORED });
     expect(await post(keyed('key', 'another text'))).toEqual({
@@ -224,12 +224,12 @@ describe('an idempotency key', () => {
     expect(commands()).toEqual(['PutCommand']);
   });
 
-  test('of a job that expires in this moment is to be tried again', async () => {
+  test('of a job that expires at that moment gets 503', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed).on(GetCommand).resolves({});
     expect(await post(keyed('key'))).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
   });
 
-  test('that is malformed is refused before anything is stored', async () => {
+  test('that is malformed is rejected before anything is stored', async () => {
     const response = await post(keyed('two words'));
     expect(response.statusCode).toBe(400);
     expect(errorOf(response)).toMatch(/^Header 'Idempotency-Key' must be/);
@@ -237,7 +237,7 @@ describe('an idempotency key', () => {
   });
 });
 
-describe('a refused request', () => {
+describe('a rejected request', () => {
   test.each([
     [400, 'Invalid JSON in request body', '{"text": "a secret'],
     [400, "Field 'text' is required and must not be empty", '{"text": "  "}'],
@@ -246,8 +246,8 @@ describe('a refused request', () => {
     [400, "Field 'text' must be a string", '{"text": 5}'],
     [400, "Field 'text' must be well-formed Unicode", '{"text": "\\ud800"}'],
     [413, "Field 'text' must not exceed 131072 bytes as JSON", JSON.stringify({ text: 'x'.repeat(131_073) })],
-  ])('gets %i %s, makes no call, and is not logged', async (statusCode, error, body) => {
-    expect(await post(postJobs(body))).toEqual({
+  ])('gets %i %s, makes no AWS call, and its body is not logged', async (statusCode, error, body) => {
+    expect(await post(postJobEvent(body))).toEqual({
       statusCode,
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ error }),
@@ -256,7 +256,7 @@ describe('a refused request', () => {
     expect(log.join()).not.toContain('secret');
   });
 
-  test('for its method is told the allowed one', async () => {
+  test('with another method is told which one is allowed', async () => {
     const response = await post(apiEvent({ httpMethod: 'GET', path: '/jobs', resource: '/jobs' }));
     expect(response).toMatchObject({ statusCode: 405, headers: { Allow: 'POST' } });
   });

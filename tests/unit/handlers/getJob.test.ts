@@ -7,7 +7,7 @@ import { buildHandler, handler } from '../../../src/handlers/getJob.ts';
 import { type Job, newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
-import { apiEvent, errorOf, getJobs } from '../../support/events.ts';
+import { apiEvent, errorOf, getJobEvent } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
@@ -37,7 +37,7 @@ afterEach(() => {
 
 const get = (jobId: string, now = NOW) =>
   buildHandler({ repository: new JobRepository(documentClient(), 'JobsTable'), clock: () => now * 1000 + 999 })(
-    getJobs(jobId),
+    getJobEvent(jobId),
     lambdaContext(),
   );
 
@@ -51,17 +51,17 @@ describe('a job', () => {
     [inProgress, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
     [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"stage":"ocr","charCount":6}}}`, COMMON],
     [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
-  ])('that is $status gets the documented response', async (job, body, headers) => {
+  ])('that is $status is returned as documented', async (job, body, headers) => {
     dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
     expect(await get(JOB_ID)).toEqual({ statusCode: 200, headers, body });
   });
 
-  test('that is older asks to be polled less often', async () => {
+  test('that is older is to be polled less often', async () => {
     dynamodb.on(GetCommand).resolves({ Item: inProgress });
     expect(await get(JOB_ID, NOW + 20)).toMatchObject({ headers: { 'Retry-After': '5' } });
   });
 
-  test('costs one strongly consistent read', async () => {
+  test('takes one strongly consistent read', async () => {
     dynamodb.on(GetCommand).resolves({ Item: pending });
     await get(JOB_ID);
     expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
@@ -69,7 +69,7 @@ describe('a job', () => {
     ]);
   });
 
-  test('that has lapsed is ended before it is shown', async () => {
+  test('that has lapsed is ended before it is returned', async () => {
     const { errorMessage } = failed.status === 'ERROR' ? failed : { errorMessage: '' };
     const lapsed = { ...pending, status: 'ERROR', errorMessage, updatedAt: pending.deadline };
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
@@ -79,13 +79,13 @@ describe('a job', () => {
     expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
   });
 
-  test('that another reader ended at the same moment is shown as that one wrote it', async () => {
+  test('that another reader ended at the same time is returned as that reader wrote it', async () => {
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: failed });
     dynamodb.on(UpdateCommand).rejects(new ConditionalCheckFailedException({ message: 'no', $metadata: {} }));
     expect(JSON.parse((await get(JOB_ID, pending.deadline)).body)).toMatchObject({ errorMessage: 'No model for this' });
   });
 
-  test('is shown with any result that a worker has stored, however deeply nested', async () => {
+  test('is returned with its stored result, however deeply nested', async () => {
     // Encoding a value of this depth overflows the stack.
     const result = `{"s":${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}}`;
     dynamodb.on(GetCommand).resolves({ Item: { ...done, result } });
@@ -94,14 +94,14 @@ describe('a job', () => {
     expect(response.body).toBe(`${HEAD}:"DONE",${BODY},"result":${result}}`);
   });
 
-  test('that has expired is not found', async () => {
+  test('that has expired gets 404', async () => {
     dynamodb.on(GetCommand).resolves({ Item: done });
     expect(await get(JOB_ID, done.expiresAt)).toMatchObject({ statusCode: 404 });
   });
 });
 
 describe('an id', () => {
-  test('of no job is not found, after one read', async () => {
+  test('that is unknown gets 404 after one read', async () => {
     expect(await get(JOB_ID)).toEqual({
       statusCode: 404,
       headers: COMMON,
@@ -110,7 +110,7 @@ describe('an id', () => {
     expect(dynamodb.commandCalls(GetCommand)).toHaveLength(1);
   });
 
-  test('in upper case is another id', async () => {
+  test('in upper case is a different id', async () => {
     const jobId = 'ABCDEFAB-CDEF-4ABC-8DEF-ABCDEFABCDEF';
     expect(errorOf(await get(jobId))).toBe(`Job '${jobId}' not found`);
   });
@@ -122,33 +122,33 @@ describe('an id', () => {
     ['with quotes', `' OR ''='`],
     ['with slashes', '../../jobs'],
     ['percent-encoded', '%31%31111111-1111-4111-8111-111111111111'],
-    ['with a line after it', `${JOB_ID}\n`],
-    ['with white space', ` ${JOB_ID}`],
+    ['followed by a line break', `${JOB_ID}\n`],
+    ['with leading white space', ` ${JOB_ID}`],
     ['without hyphens', JOB_ID.replaceAll('-', '')],
-    ['of no UUID version', '11111111-1111-0111-8111-111111111111'],
-    ['with a null character', `${JOB_ID}\u0000`],
+    ['with an invalid UUID version', '11111111-1111-0111-8111-111111111111'],
+    ['followed by a null character', `${JOB_ID}\u0000`],
     ['__proto__', '__proto__'],
-    ['of other scripts', 'ⅷⅷⅷⅷⅷⅷⅷⅷ-1111-4111-8111-111111111111'],
-    ['of 8 KB', 'x'.repeat(8192)],
-  ])('that is %s is not found, without a read', async (_what, jobId) => {
+    ['in Unicode numerals', 'ⅷⅷⅷⅷⅷⅷⅷⅷ-1111-4111-8111-111111111111'],
+    ['8 KB long', 'x'.repeat(8192)],
+  ])('that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
     const response = await get(jobId);
     expect(response).toMatchObject({ statusCode: 404, headers: COMMON });
     expect(errorOf(response)).toBe(`Job '${jobId}' not found`);
     expect(dynamodb.calls()).toEqual([]);
   });
 
-  test('that is missing in the event is not found', async () => {
+  test('that is missing from the event gets 404', async () => {
     const event = apiEvent({ httpMethod: 'GET', path: '/jobs/', resource: '/jobs/{jobId}' });
     expect(errorOf(await handler(event, lambdaContext()))).toBe("Job '' not found");
   });
 });
 
-describe('a failure', () => {
+describe('a server error', () => {
   test.each([
-    ['of the table', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
-    ['of a record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
-  ])('%s is a 500 without details, and one log line with the cause and the id', async (_where, breaking) => {
-    breaking();
+    ['a failed read', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
+    ['a malformed record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
+  ])('(%s) becomes a 500 without details and one log line with the cause and the id', async (_what, arrange) => {
+    arrange();
     const response = await get(JOB_ID);
     expect(response).toMatchObject({ statusCode: 500, body: '{"error":"Internal server error"}' });
     expect(log).toHaveLength(1);
@@ -158,12 +158,12 @@ describe('a failure', () => {
   });
 });
 
-test('another method is not allowed', async () => {
-  const event = { ...getJobs(JOB_ID), httpMethod: 'DELETE' };
+test('another method gets 405', async () => {
+  const event = { ...getJobEvent(JOB_ID), httpMethod: 'DELETE' };
   expect(await handler(event, lambdaContext())).toMatchObject({ statusCode: 405, headers: { Allow: 'GET' } });
 });
 
-test('the deployed handler reads the table of its environment', async () => {
-  await handler(getJobs(JOB_ID), lambdaContext());
+test('the deployed handler reads the table that its environment names', async () => {
+  await handler(getJobEvent(JOB_ID), lambdaContext());
   expect(dynamodb.commandCalls(GetCommand)[0]?.args[0].input.TableName).toBe('JobsTable');
 });

@@ -33,7 +33,7 @@ const passing: Stage = { name: 'passing', run: async () => ({}) };
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
 const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
 
-/** Handles an event. The stages' time is up as soon as they wait for something. */
+/** Handles an event. The stages' time is up as soon as one of them waits for something. */
 function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = async () => undefined): Promise<void> {
   return buildHandler({
     repository: new JobRepository(documentClient(), 'JobsTable'),
@@ -50,14 +50,14 @@ function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = as
 }
 
 describe('an event', () => {
-  test('runs its job, whose id and request id are in the log', async () => {
+  test('runs its job and logs the job id and the request id', async () => {
     await work({ jobId: JOB_ID }, passing);
     expect(logged('Job ended')).toMatchObject([
       { jobId: JOB_ID, attempt: 1, outcome: 'DONE', function_request_id: lambdaContext().awsRequestId },
     ]);
   });
 
-  test('that finds the job held fails, so that Lambda delivers it again, and is not logged as an error', async () => {
+  test('fails if the job is held, so Lambda delivers it again, and logs no error', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
@@ -75,7 +75,7 @@ describe('an event', () => {
   });
 
   test.each([undefined, null, 'id', 5, {}, { jobId: 5 }, { jobid: JOB_ID }, [JOB_ID]])(
-    'that is %j fails, so that Lambda keeps it for an operator',
+    'that is %j fails, so Lambda keeps it for an operator',
     async (event) => {
       await expect(work(event, passing)).rejects.toThrow('Event must be {"jobId": "<id>"}');
       expect(dynamodb.calls()).toEqual([]);
@@ -84,55 +84,55 @@ describe('an event', () => {
 });
 
 describe('a stage that has not settled when the attempt is over', () => {
-  /** What had happened by the time at which the process was ended. */
-  async function atTheEnd(event: unknown, stage: Stage): Promise<{ writes: number; log: string } | undefined> {
-    let seen: { writes: number; log: string } | undefined;
+  /** What had happened when the process was ended, or undefined if it was not. */
+  async function stateAtProcessEnd(event: unknown, stage: Stage): Promise<{ writes: number; log: string } | undefined> {
+    let state: { writes: number; log: string } | undefined;
     await work(event, stage, async () => {
-      seen = { writes: dynamodb.commandCalls(UpdateCommand).length, log: log.join('\n') };
+      state = { writes: dynamodb.commandCalls(UpdateCommand).length, log: log.join('\n') };
     }).catch(() => undefined);
-    return seen;
+    return state;
   }
 
-  test('ends the process after the end is written and all logs and metrics are out', async () => {
-    const seen = await atTheEnd({ jobId: JOB_ID }, endless);
-    expect(seen?.writes).toBe(2);
-    expect(seen?.log).toContain('Job ended');
-    expect(seen?.log).toContain('"JobsFailed":1');
+  test('ends the process after the end is stored and all logs and metrics are written', async () => {
+    const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+    expect(state?.writes).toBe(2);
+    expect(state?.log).toContain('Job ended');
+    expect(state?.log).toContain('"JobsFailed":1');
     expect(logged('ending the process')).toMatchObject([{ level: 'ERROR', jobId: JOB_ID, stage: 'endless' }]);
   });
 
-  test('ends the process also if the end cannot be written', async () => {
+  test('ends the process even if the end cannot be stored', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
-    const seen = await atTheEnd({ jobId: JOB_ID }, endless);
-    expect(seen?.log).toContain('No route');
+    const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+    expect(state?.log).toContain('No route');
   });
 
-  test('lets the process live if it has settled by then', async () => {
-    const heeding: Stage = {
-      name: 'heeding',
+  test('does not end the process if it settles when its signal aborts', async () => {
+    const abortable: Stage = {
+      name: 'abortable',
       run: (_text, { signal }) =>
         new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
     };
-    expect(await atTheEnd({ jobId: JOB_ID }, heeding)).toBeUndefined();
+    expect(await stateAtProcessEnd({ jobId: JOB_ID }, abortable)).toBeUndefined();
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
   });
 });
 
 describe('the deployed handler', () => {
-  test('stops the listed stages by Lambda’s own time-out', async () => {
-    // Too little time for anything: the attempt has to be repeated.
+  test("limits the stages to Lambda's remaining time", async () => {
+    // With no time left for the stages, the attempt has to be repeated.
     await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('another attempt is needed');
     const [claim] = dynamodb.commandCalls(UpdateCommand);
     expect(claim?.args[0].input).toMatchObject({ TableName: 'JobsTable' });
     expect(claim?.args[0].input.ExpressionAttributeValues?.[':token']).toMatch(/^[0-9a-f-]{36}$/);
   });
 
-  test('ends its process with an error', async () => {
+  test('ends its process with exit code 1', async () => {
     const exit = jest.spyOn(process, 'exit').mockImplementation((code) => {
       throw new Error(`exit ${code}`);
     });
-    // jest has its own stream here, which calls nobody back. workerProcess.test.ts has a real process.
+    // Jest's own streams never call back. workerProcess.test.ts tests a real process.
     for (const stream of [process.stdout, process.stderr]) {
       jest.spyOn(stream, 'write').mockImplementation((_text: unknown, done: unknown) => {
         if (typeof done === 'function') done();
@@ -144,7 +144,7 @@ describe('the deployed handler', () => {
     expect(exit).toHaveBeenCalledTimes(1);
   });
 
-  test('is kept alive by the timer of a stage that nothing else keeps alive', async () => {
+  test('runs a timer during each stage, which keeps the process alive', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === 'Timeout').length;
     const before = timers();
     const during: number[] = [];

@@ -6,16 +6,16 @@ import { RESERVE_MS } from '../../../src/attempt.ts';
 import { newJob, unixSeconds } from '../../../src/job.ts';
 import { startJobsTable } from '../../support/jobsTable.ts';
 
-// The machine may be busy.
+// On a busy machine, Jest's default of 5 s is too short.
 jest.setTimeout(60_000);
 
 const JOB_ID = '11111111-1111-4111-8111-111111111111';
 
-test('a worker whose stage never settles writes everything it has logged, and ends its process', async () => {
+test('a worker whose stage never settles flushes its output and ends its process', async () => {
   const table = await startJobsTable();
   try {
     await table.put(newJob(JOB_ID, 'a text', unixSeconds(Date.now()), { maxEventAge: 600, workerTimeout: 30 }));
-    // More lines than a pipe holds.
+    // Logs more than a pipe can buffer.
     const script = `
       const { handler } = await import('./src/handlers/worker.ts');
       const { stages } = await import('./src/stages.ts');
