@@ -17,7 +17,7 @@ import { mlInference, ocr, search } from '../../src/sampleStages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
 
-// The machine may be busy.
+// On a busy machine, Jest's default of 5 s is too short.
 jest.setTimeout(60_000);
 
 const NOW = 1_700_000_000;
@@ -26,19 +26,19 @@ const FAILED: End = { status: 'ERROR', errorMessage: 'No model for this' };
 const MINE: Lease = { token: 'mine', expiresAt: NOW + 35 };
 const OTHERS: Lease = { token: 'theirs', expiresAt: NOW + 65 };
 
-/** A network that loses the first response to each request, so that each is sent twice. */
-const sendingTwice: Wire = async (_command, send) => {
+/** Loses the first response to each request. The SDK then sends the request again. */
+const sendTwice: Wire = async (_command, send) => {
   await send().catch(() => undefined);
   return send();
 };
 
-/** A network on which something happens just before the first request of this kind. */
-function justBefore(command: string, event: () => Promise<unknown>): Wire {
-  let hasHappened = false;
+/** Runs `action` just before the first request of this kind. */
+function justBefore(command: string, action: () => Promise<unknown>): Wire {
+  let hasRun = false;
   return async (name, send) => {
-    if (name === command && !hasHappened) {
-      hasHappened = true;
-      await event();
+    if (name === command && !hasRun) {
+      hasRun = true;
+      await action();
     }
     return send();
   };
@@ -60,10 +60,10 @@ beforeEach(() => {
   job = newJob(`job-${++count}`, 'a text', NOW, { maxEventAge: 600, workerTimeout: 30 });
 });
 
-const through = (wire: Wire) => new JobRepository(table.connect(wire), table.name);
+const repositoryVia = (wire: Wire) => new JobRepository(table.connect(wire), table.name);
 const read = () => table.read(job.jobId);
 
-/** Stores the job with these changes, without the repository. */
+/** Stores the job with these changes, bypassing the repository. */
 async function given(changes: Record<string, unknown> = {}): Promise<Record<string, unknown>> {
   const item = { ...job, ...changes };
   await table.put(item);
@@ -83,13 +83,13 @@ describe('create', () => {
     { status: 'IN_PROGRESS', leaseToken: 'theirs', leaseExpiresAt: NOW + 35 },
     { status: 'DONE', result: '{}' },
     { status: 'ERROR', errorMessage: 'no' },
-  ])('refuses an id whose job is $status, and does not change that job', async (state) => {
+  ])('returns false if the id belongs to a job that is $status, and does not change that job', async (state) => {
     const item = await given(state);
     expect(await repository.create({ ...job, createdAt: NOW + 9, text: 'another' })).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('replaces an expired job that DynamoDB has not deleted yet, whatever its status', async () => {
+  test('replaces an expired job of any status that DynamoDB has not deleted yet', async () => {
     for (const status of ['PENDING', 'IN_PROGRESS', 'DONE', 'ERROR']) {
       await given({ status, text: 'old', expiresAt: NOW, attempt: 2, leaseToken: 'old', result: '{}' });
       expect(await repository.create(job)).toBe(true);
@@ -97,13 +97,13 @@ describe('create', () => {
     }
   });
 
-  test('does not replace a job in its last second', async () => {
+  test('does not replace a job a second before it expires', async () => {
     await given({ status: 'DONE', result: '{}', expiresAt: NOW + 1 });
     expect(await repository.create(job)).toBe(false);
   });
 
-  test('sent twice, stores the job once', async () => {
-    expect(await through(sendingTwice).create(job)).toBe(false);
+  test('stores the job once if sent twice', async () => {
+    expect(await repositoryVia(sendTwice).create(job)).toBe(false);
     expect(await read()).toEqual(job);
   });
 });
@@ -119,7 +119,7 @@ describe('deletePending', () => {
     { status: 'IN_PROGRESS', leaseToken: 'theirs', leaseExpiresAt: NOW + 35 },
     { status: 'DONE', result: '{}' },
     { status: 'ERROR', errorMessage: 'no' },
-  ])('leaves a job that is $status', async (state) => {
+  ])('does not delete a job that is $status', async (state) => {
     const item = await given(state);
     expect(await repository.deletePending(job.jobId)).toBe(false);
     expect(await read()).toEqual(item);
@@ -130,9 +130,9 @@ describe('deletePending', () => {
     expect(await read()).toBeUndefined();
   });
 
-  test('sent twice, succeeds', async () => {
+  test('succeeds if sent twice', async () => {
     await repository.create(job);
-    expect(await through(sendingTwice).deletePending(job.jobId)).toBe(true);
+    expect(await repositoryVia(sendTwice).deletePending(job.jobId)).toBe(true);
     expect(await read()).toBeUndefined();
   });
 });
@@ -170,7 +170,7 @@ describe('find', () => {
     expect(await read()).toEqual(ended);
   });
 
-  test('ends a job whose attempts are used up, as of the end of the last lease, and removes the token', async () => {
+  test('ends a job whose attempts are used up, as of the expiry of its last lease, and removes the token', async () => {
     await givenClaimed({ attempt: 3 });
     expect(await repository.find(job.jobId, MINE.expiresAt - 1)).toMatchObject({ status: 'IN_PROGRESS' });
     expect(await repository.find(job.jobId, MINE.expiresAt + 50)).toMatchObject({
@@ -191,21 +191,27 @@ describe('find', () => {
   test('does not end a job that its attempt ends in the meantime', async () => {
     await givenClaimed({ attempt: 3 });
     const wire = justBefore('UpdateItemCommand', () => repository.end(job.jobId, MINE, DONE, NOW + 34));
-    expect(await through(wire).find(job.jobId, NOW + 35)).toMatchObject({ ...DONE, updatedAt: NOW + 34 });
+    expect(await repositoryVia(wire).find(job.jobId, NOW + 35)).toMatchObject({ ...DONE, updatedAt: NOW + 34 });
   });
 
   test('does not end a job that a worker claims in the meantime', async () => {
     const lease = { token: 'first', expiresAt: job.deadline + 20 };
     await given();
     const wire = justBefore('UpdateItemCommand', () => repository.claim(job.jobId, lease, job.deadline - 1));
-    expect(await through(wire).find(job.jobId, job.deadline)).toMatchObject({ status: 'IN_PROGRESS', attempt: 1 });
+    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toMatchObject({
+      status: 'IN_PROGRESS',
+      attempt: 1,
+    });
   });
 
   test('does not end an attempt that starts in the meantime', async () => {
     const lease = { token: 'next', expiresAt: job.deadline + 20 };
     await givenClaimed();
     const wire = justBefore('UpdateItemCommand', () => repository.claim(job.jobId, lease, job.deadline - 1));
-    expect(await through(wire).find(job.jobId, job.deadline)).toMatchObject({ status: 'IN_PROGRESS', attempt: 2 });
+    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toMatchObject({
+      status: 'IN_PROGRESS',
+      attempt: 2,
+    });
   });
 
   test('does not end the next job with the same id', async () => {
@@ -217,24 +223,24 @@ describe('find', () => {
       expiresAt: job.expiresAt + 604_800,
     };
     const wire = justBefore('UpdateItemCommand', () => repository.create(next));
-    expect(await through(wire).find(job.jobId, job.expiresAt - 1)).toEqual(next);
+    expect(await repositoryVia(wire).find(job.jobId, job.expiresAt - 1)).toEqual(next);
   });
 
   test('returns undefined if the job is deleted in the meantime', async () => {
     await given();
     const wire = justBefore('UpdateItemCommand', () => repository.deletePending(job.jobId));
-    expect(await through(wire).find(job.jobId, job.deadline)).toBeUndefined();
+    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toBeUndefined();
     expect(await read()).toBeUndefined();
   });
 
-  test('sent twice, ends a lapsed job once', async () => {
+  test('ends a lapsed job once if the write is sent twice', async () => {
     await givenClaimed({ attempt: 3 });
-    const found = await through(sendingTwice).find(job.jobId, NOW + 35);
+    const found = await repositoryVia(sendTwice).find(job.jobId, NOW + 35);
     expect(found).toMatchObject({ status: 'ERROR', updatedAt: MINE.expiresAt });
     expect(await repository.find(job.jobId, NOW + 35)).toEqual(found);
   });
 
-  test('throws on a damaged record, and leaves it as it is', async () => {
+  test('throws if the record is malformed, and does not change it', async () => {
     const item = await given({ createdAt: 'yesterday' });
     await expect(repository.find(job.jobId, NOW)).rejects.toThrow('Job record has no valid createdAt');
     expect(await read()).toEqual(item);
@@ -257,7 +263,7 @@ describe('claim', () => {
     expect(await read()).toEqual(claimed);
   });
 
-  test('starts another attempt once the lease has expired, not a second earlier', async () => {
+  test('starts another attempt once the lease has expired, and not a second earlier', async () => {
     const item = await givenClaimed();
     expect(await repository.claim(job.jobId, OTHERS, MINE.expiresAt - 1)).toEqual({ kind: 'held' });
     expect(await read()).toEqual(item);
@@ -279,7 +285,7 @@ describe('claim', () => {
     expect(await read()).toMatchObject({ status: 'ERROR', attempt: 0 });
   });
 
-  test.each([DONE, FAILED])('leaves a job that is $status as it is', async (end) => {
+  test.each([DONE, FAILED])('does not change a job that is $status', async (end) => {
     const item = await given({ ...end, attempt: 1, leaseToken: 'mine', leaseExpiresAt: NOW - 1 });
     expect(await repository.claim(job.jobId, MINE, NOW)).toEqual({ kind: 'ended' });
     expect(await read()).toEqual(item);
@@ -290,27 +296,27 @@ describe('claim', () => {
     expect(await read()).toBeUndefined();
   });
 
-  test('finds nothing if the job has expired', async () => {
+  test('returns gone for an expired job', async () => {
     await given({ ...DONE, expiresAt: NOW });
     expect(await repository.claim(job.jobId, MINE, NOW)).toEqual({ kind: 'gone' });
   });
 
-  test('is held if the lease expires just after the condition failed, so that the event comes back', async () => {
+  test('returns held if the lease expires just after the condition failed', async () => {
     await givenClaimed();
     const wire = justBefore('GetItemCommand', () => givenClaimed({ leaseExpiresAt: NOW }));
-    expect(await through(wire).claim(job.jobId, OTHERS, NOW)).toEqual({ kind: 'held' });
+    expect(await repositoryVia(wire).claim(job.jobId, OTHERS, NOW)).toEqual({ kind: 'held' });
   });
 
-  test('sent twice, starts one attempt', async () => {
+  test('starts one attempt if sent twice', async () => {
     await given();
-    expect(await through(sendingTwice).claim(job.jobId, MINE, NOW)).toMatchObject({
+    expect(await repositoryVia(sendTwice).claim(job.jobId, MINE, NOW)).toMatchObject({
       kind: 'claimed',
       job: { attempt: 1, leaseToken: 'mine' },
     });
     expect(await read()).toMatchObject({ attempt: 1 });
   });
 
-  test('succeeds for one of two workers at the same moment', async () => {
+  test('succeeds for only one of two workers that claim at the same time', async () => {
     await given();
     const claims = await Promise.all([MINE, OTHERS].map((lease) => repository.claim(job.jobId, lease, NOW)));
     expect(claims.map(({ kind }) => kind).sort()).toEqual(['claimed', 'held']);
@@ -319,31 +325,31 @@ describe('claim', () => {
 
   test('throws if DynamoDB cannot be reached', async () => {
     const wire: Wire = () => Promise.reject(new Error('No route'));
-    await expect(through(wire).claim(job.jobId, MINE, NOW)).rejects.toThrow('No route');
+    await expect(repositoryVia(wire).claim(job.jobId, MINE, NOW)).rejects.toThrow('No route');
   });
 });
 
 describe('end', () => {
-  test.each([DONE, FAILED])('stores $status with its time', async (end) => {
+  test.each([DONE, FAILED])('stores $status and its time', async (end) => {
     const item = await givenClaimed();
     expect(await repository.end(job.jobId, MINE, end, NOW + 5)).toBe(true);
     expect(await read()).toEqual({ ...item, ...end, updatedAt: NOW + 5 });
   });
 
-  test('keeps every character of a result, whatever its keys and values are called', async () => {
+  test('stores a result unchanged, whatever its keys', async () => {
     const result = '{"s":{"constructor":{"name":"String"},"__proto__":1,"big":1e300,"deep":{"constructor":1},"":""}}';
     await givenClaimed();
     await repository.end(job.jobId, MINE, { status: 'DONE', result }, NOW + 5);
     expect(await repository.find(job.jobId, NOW)).toMatchObject({ status: 'DONE', result });
   });
 
-  test('is refused if another attempt has claimed the job', async () => {
+  test('returns false if another attempt has claimed the job', async () => {
     const item = await givenClaimed({ attempt: 2, leaseToken: OTHERS.token });
     expect(await repository.end(job.jobId, MINE, DONE, NOW + 5)).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('is refused once a reader has ended the job', async () => {
+  test('returns false once a reader has ended the job', async () => {
     await givenClaimed({ attempt: 3 });
     const seen = await repository.find(job.jobId, MINE.expiresAt);
     for (const end of [DONE, FAILED]) {
@@ -355,16 +361,16 @@ describe('end', () => {
   test.each([
     [DONE, FAILED],
     [FAILED, DONE],
-  ])('never replaces $status by the other end', async (first, second) => {
+  ])('never replaces $status with the other end', async (first, second) => {
     const item = await givenClaimed();
     await repository.end(job.jobId, MINE, first, NOW + 5);
     expect(await repository.end(job.jobId, MINE, second, NOW + 6)).toBe(false);
     expect(await read()).toEqual({ ...item, ...first, updatedAt: NOW + 5 });
   });
 
-  test.each([DONE, FAILED])('sent twice, stores $status', async (end) => {
+  test.each([DONE, FAILED])('stores $status if sent twice', async (end) => {
     await givenClaimed();
-    expect(await through(sendingTwice).end(job.jobId, MINE, end, NOW + 5)).toBe(true);
+    expect(await repositoryVia(sendTwice).end(job.jobId, MINE, end, NOW + 5)).toBe(true);
     expect(await read()).toMatchObject({ ...end, updatedAt: NOW + 5 });
   });
 
@@ -373,7 +379,7 @@ describe('end', () => {
     expect(await read()).toBeUndefined();
   });
 
-  test('is refused for a pending job', async () => {
+  test('returns false for a pending job', async () => {
     const item = await given({ leaseToken: MINE.token });
     expect(await repository.end(job.jobId, MINE, DONE, NOW)).toBe(false);
     expect(await read()).toEqual(item);
@@ -381,7 +387,7 @@ describe('end', () => {
 
   test('throws if DynamoDB cannot be reached', async () => {
     const wire: Wire = () => Promise.reject(new Error('No route'));
-    await expect(through(wire).end(job.jobId, MINE, DONE, NOW)).rejects.toThrow('No route');
+    await expect(repositoryVia(wire).end(job.jobId, MINE, DONE, NOW)).rejects.toThrow('No route');
   });
 });
 
@@ -439,7 +445,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
           const { endedAt, errorMessage } = lapseOf(record);
           expect(found).toMatchObject({ status: 'ERROR', updatedAt: endedAt, errorMessage });
         } else expect(found).toEqual(record);
-        // An end that was shown stays, for every clock.
+        // Once a reader has seen an end, it never changes, whatever the clocks say.
         if (found !== undefined && phaseOf(found, NOW) === 'ended') {
           await repository.claim(record.jobId, MINE, NOW - 3);
           await repository.end(record.jobId, { token: 'theirs', expiresAt: NOW }, DONE, NOW);
@@ -452,15 +458,15 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
   });
 });
 
-describe('a text of the greatest length', () => {
+describe('the longest text', () => {
   const stages = [ocr, mlInference, search].map((create) => create(async () => undefined));
 
   test.each([
-    ['words that lower case lengthens by half', 'Ⱥ'.repeat(13_000)],
+    ['words that are longer by half in lower case', 'Ⱥ'.repeat(13_000)],
     ['words of four-byte characters', '😀'.repeat(6_500)],
     ['words of ASCII letters', 'w'.repeat(26_000)],
-    ['words of control characters, which take six bytes as JSON', '\u0001'.repeat(4_300)],
-  ])('is stored with the result of the sample stages, for %s', async (_what, word) => {
+    ['words of control characters, which take six bytes each as JSON', '\u0001'.repeat(4_300)],
+  ])('is stored with the result of the sample stages (%s)', async (_what, word) => {
     const words = ['a', 'b', 'c', 'd', 'e'].map((letter) => letter + word).join(' ');
     const text = words + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(words));
     expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
@@ -474,7 +480,7 @@ describe('a text of the greatest length', () => {
     expect(await repository.find(job.jobId, NOW)).toMatchObject(end);
   });
 
-  test('is stored with any result that fits an item by the rule of src/job.ts', async () => {
+  test('is stored with the largest result that fitsItem allows', async () => {
     const text = 'x'.repeat(MAX_TEXT_BYTES);
     job = { ...job, text, jobId: '11111111-1111-4111-8111-111111111111' };
     const lease = { token: '22222222-2222-4222-8222-222222222222', expiresAt: NOW + 35 };
@@ -501,16 +507,16 @@ describe('parseJob', () => {
   const done = { ...pending, status: 'DONE', result: '{"ocr":{}}' };
   const failed = { ...pending, status: 'ERROR', errorMessage: 'no' };
 
-  test.each([pending, inProgress, done, failed])('reads a record that is $status', (item) => {
+  test.each([pending, inProgress, done, failed])('parses a record that is $status', (item) => {
     expect(parseJob(item)).toEqual(item);
   });
 
-  test('drops other attributes, and those of an earlier status', () => {
+  test('drops unknown attributes and those of an earlier status', () => {
     expect(parseJob({ ...pending, extra: 1 })).toEqual(pending);
     expect(parseJob({ ...done, leaseToken: 'token', leaseExpiresAt: 1035, errorMessage: 'no' })).toEqual(done);
   });
 
-  test.each([undefined, null, 'text', 5, []])('refuses %j, which is not a record', (item) => {
+  test.each([undefined, null, 'text', 5, []])('rejects %j, which is not a record', (item) => {
     expect(() => parseJob(item)).toThrow('Job record has no valid jobId');
   });
 
@@ -521,7 +527,7 @@ describe('parseJob', () => {
     ['leaseToken', inProgress],
     ['result', done],
     ['errorMessage', failed],
-  ])('names %s if it is not a string', (name, item) => {
+  ])('throws an error that names %s if it is not a string', (name, item) => {
     for (const value of [5, null, undefined, ['x'], { ocr: {} }]) {
       expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
     }
@@ -534,17 +540,17 @@ describe('parseJob', () => {
     ['deadline', pending],
     ['attempt', pending],
     ['leaseExpiresAt', inProgress],
-  ])('names %s if it is not a whole number', (name, item) => {
+  ])('throws an error that names %s if it is not a whole number', (name, item) => {
     for (const value of ['1', 1.5, Number.NaN, 2 ** 53, null, undefined]) {
       expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
     }
   });
 
-  test.each(['ENDED', 'pending', ''])('refuses the status %j', (status) => {
+  test.each(['ENDED', 'pending', ''])('rejects the status %j', (status) => {
     expect(() => parseJob({ ...pending, status })).toThrow('Job record has no valid status');
   });
 
-  test('shows nothing of the record in its errors', () => {
+  test('does not quote the record in its errors', () => {
     expect(() => parseJob({ ...pending, text: 'a secret', status: 'a secret' })).toThrow(
       /^Job record has no valid status$/,
     );

@@ -5,7 +5,7 @@ import { StageError } from '../../src/stageError.ts';
 import type { Stage, StageContext } from '../../src/stages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 
-const TEXT = 'a text that nobody else may read';
+const TEXT = 'a text that must not be logged';
 
 let log: readonly string[];
 let running: Set<string>;
@@ -17,32 +17,32 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** Runs the stages with a clock that gains a second each time it is read. */
+/** Runs the stages with a clock that advances by a second each time it is read. */
 function run(stages: readonly Stage[], signal = new AbortController().signal): Promise<End> {
   let now = 0;
   return runStages(stages, { jobId: 'id', text: TEXT }, { signal, running, clock: () => (now += 1000) });
 }
 
 const passing = (name: string): Stage => ({ name, run: async (text) => ({ length: text.length }) });
-/** A stage in JavaScript, whose result may be anything. */
+/** A stage as it could be written in JavaScript, where the compiler does not check its result. */
 const returning = (result: unknown): Stage =>
   Object.assign({ name: 'odd', run: async () => ({}) }, { run: async () => result });
 const throwing = (error: unknown): Stage => ({ name: 'broken', run: () => Promise.reject(error) });
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
 const lines = () => log.map((line): unknown => JSON.parse(line));
 
-test('every stage gets the text, and its result has its name as key', async () => {
+test('every stage gets the text, and its result is stored under its name', async () => {
   expect(await run([passing('one'), passing('two')])).toEqual({
     status: 'DONE',
     result: `{"one":{"length":${TEXT.length}},"two":{"length":${TEXT.length}}}`,
   });
 });
 
-test('a job without stages is done', async () => {
+test('a job without stages ends as DONE', async () => {
   expect(await run([])).toEqual({ status: 'DONE', result: '{}' });
 });
 
-test('a stage starts when the one before it is done, with its result', async () => {
+test('a stage starts after the previous one has finished, and gets its result', async () => {
   const seen: unknown[] = [];
   const first: Stage = {
     name: 'first',
@@ -59,11 +59,11 @@ test('a stage starts when the one before it is done, with its result', async () 
     },
   };
   await run([first, second]);
-  // As JSON has it: dates are strings, undefined members are dropped.
+  // As parsed from JSON: dates are strings, and undefined members are dropped.
   expect(seen).toEqual(['id', { first: { at: '1970-01-01T00:00:00.000Z' } }, false]);
 });
 
-test('what a stage changes in earlier results is not stored', async () => {
+test('changes that a stage makes to earlier results are not stored', async () => {
   const meddling: Stage = {
     name: 'meddling',
     async run(_text, { results }) {
@@ -71,7 +71,9 @@ test('what a stage changes in earlier results is not stored', async () => {
       return {};
     },
   };
-  expect(await run([passing('one'), meddling])).toMatchObject({ result: `{"one":{"length":32},"meddling":{}}` });
+  expect(await run([passing('one'), meddling])).toMatchObject({
+    result: `{"one":{"length":${TEXT.length}},"meddling":{}}`,
+  });
 });
 
 test('a stage can be a class', async () => {
@@ -87,15 +89,15 @@ test('a stage can be a class', async () => {
 
 describe('a result', () => {
   test.each([
-    ['keys that JavaScript objects have', '{"constructor":{"name":"String"},"__proto__":{"a":1},"toString":null}'],
+    ['keys that JavaScript objects inherit', '{"constructor":{"name":"String"},"__proto__":{"a":1},"toString":null}'],
     ['large and small numbers', '{"big":1e+300,"small":5e-324,"zero":0}'],
     ['an empty key, and half a surrogate pair', '{"":[],"half":"\\ud83d"}'],
     ['deep nesting', `${'{"a":'.repeat(900)}1${'}'.repeat(900)}`],
-  ])('is kept to the letter, with %s', async (_what, json) => {
+  ])('is stored unchanged (%s)', async (_what, json) => {
     expect(await run([returning(JSON.parse(json))])).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
   });
 
-  test('drops undefined members, as JSON does', async () => {
+  test('is stored without undefined members, as in JSON', async () => {
     expect(await run([returning({ a: undefined, b: [undefined], c: () => 1 })])).toMatchObject({
       result: '{"odd":{"b":[null]}}',
     });
@@ -109,12 +111,12 @@ describe('a result', () => {
     ['an infinity', { score: Number.NEGATIVE_INFINITY }, /JSON cannot hold -Infinity, the value of 'score'/],
     ['a BigInt', { list: [1n] }, /JSON cannot hold 1, the value of '0'/],
     ['a cycle', cycle, /circular structure.*'cycle' closes the circle/s],
-    ['too deep a nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
+    ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
     ['an array', [1], /The result is not a JSON object/],
     ['a date', new Date(0), /The result is not a JSON object/],
     ['a function', () => 1, /The result is not a JSON object/],
   ])(
-    'that JSON cannot hold (%s) ends the job, and the log has the stage and the reason',
+    'that JSON cannot represent (%s) ends the job as ERROR, and the log names the stage and the reason',
     async (_what, result, reason) => {
       expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
       expect(lines()).toMatchObject([
@@ -123,11 +125,11 @@ describe('a result', () => {
     },
   );
 
-  test.each([undefined, null, 5, 'text', true])('that is %j ends the job', async (result) => {
+  test.each([undefined, null, 5, 'text', true])('that is %j ends the job as ERROR', async (result) => {
     expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
   });
 
-  test('that does not fit an item with the text ends the job', async () => {
+  test('that does not fit an item together with the text ends the job as ERROR', async () => {
     expect(await run([returning({ text: 'x'.repeat(400 * 1024) })])).toEqual({
       status: 'ERROR',
       errorMessage: 'The result cannot be stored: it is too large',
@@ -136,7 +138,7 @@ describe('a result', () => {
 });
 
 describe('an error', () => {
-  test('ends the job, and no other stage starts', async () => {
+  test('ends the job as ERROR, and no further stage starts', async () => {
     const never = jest.fn(passing('never').run);
     expect(await run([passing('one'), throwing(new StageError('No model')), { name: 'never', run: never }])).toEqual({
       status: 'ERROR',
@@ -150,9 +152,9 @@ describe('an error', () => {
     expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
   });
 
-  test('ends the job also if it is thrown before the first await', async () => {
+  test('ends the job even if it is thrown synchronously', async () => {
     const stage: Stage = {
-      name: 'sudden',
+      name: 'synchronous',
       run() {
         throw new StageError('At once');
       },
@@ -161,12 +163,12 @@ describe('an error', () => {
     expect(running.size).toBe(0);
   });
 
-  test('can be of a subclass of StageError', async () => {
+  test('can be an instance of a subclass of StageError', async () => {
     class NotFound extends StageError {}
     expect(await run([throwing(new NotFound('No such model'))])).toMatchObject({ errorMessage: 'No such model' });
   });
 
-  test('shows at most 1000 code points, well-formed', async () => {
+  test('is shown as at most 1,000 code points of well-formed Unicode', async () => {
     expect(await run([throwing(new StageError('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
     expect(await run([throwing(new StageError('😀'.repeat(1001)))])).toMatchObject({ errorMessage: '😀'.repeat(1000) });
   });
@@ -212,7 +214,7 @@ describe('an error', () => {
 });
 
 describe('when the signal aborts', () => {
-  test('a stage that ignores it ends the job, and counts as running', async () => {
+  test('a stage that ignores it took too long, and still counts as running', async () => {
     const controller = new AbortController();
     const end = run([passing('one'), endless], controller.signal);
     await new Promise(setImmediate);
@@ -222,32 +224,32 @@ describe('when the signal aborts', () => {
     expect(log.join()).toContain('timed out');
   });
 
-  test('a stage that fails because of it took too long, whatever it throws, and no longer counts as running', async () => {
+  test('a stage that fails because of it took too long, and no longer counts as running', async () => {
     const controller = new AbortController();
-    const heeding: Stage = {
-      name: 'heeding',
+    const abortable: Stage = {
+      name: 'abortable',
       async run(_text, { signal }) {
         controller.abort();
         signal.throwIfAborted();
         return {};
       },
     };
-    expect(await run([heeding], controller.signal)).toEqual({
+    expect(await run([abortable], controller.signal)).toEqual({
       status: 'ERROR',
-      errorMessage: "Stage 'heeding' took too long",
+      errorMessage: "Stage 'abortable' took too long",
     });
     await new Promise(setImmediate);
     expect(running.size).toBe(0);
   });
 
-  test('before the first stage, that stage took too long', async () => {
+  test('before the first stage starts, that stage took too long', async () => {
     expect(await run([endless], AbortSignal.abort())).toEqual({
       status: 'ERROR',
       errorMessage: "Stage 'endless' took too long",
     });
   });
 
-  test('a stage counts as running until it settles, and a late error is not unhandled', async () => {
+  test('a stage counts as running until it settles, and its late rejection is handled', async () => {
     const unhandled = jest.fn();
     process.on('unhandledRejection', unhandled);
     const late = Promise.withResolvers<never>();
@@ -264,7 +266,7 @@ describe('when the signal aborts', () => {
   });
 });
 
-test('stages leave no listener on the signal', async () => {
+test('no listener is left on the signal', async () => {
   const { signal } = new AbortController();
   const add = jest.spyOn(signal, 'addEventListener');
   const remove = jest.spyOn(signal, 'removeEventListener');
@@ -273,7 +275,7 @@ test('stages leave no listener on the signal', async () => {
   expect(remove.mock.calls).toEqual(add.mock.calls);
 });
 
-test('each stage is logged once with its duration, and the text is not', async () => {
+test('each stage is logged once with its duration and without the text', async () => {
   await run([passing('one'), throwing(new Error('no'))]);
   expect(lines()).toMatchObject([
     { level: 'INFO', message: 'Stage done', stage: 'one', outcome: 'done', durationMs: 1000 },

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import * as sampleStages from '../../src/sampleStages.ts';
 import type { Stage } from '../../src/stages.ts';
 
-// The machine may be busy with other things.
+// On a busy machine, Jest's default of 5 s is too short.
 jest.setTimeout(60_000);
 
 const SAMPLE = 'AWS Lambda is a great serverless compute service';
@@ -18,12 +18,12 @@ const mlInference = sampleStages.mlInference(pause);
 const search = sampleStages.search(pause);
 const stages = [ocr, mlInference, search];
 
-/** The result of a stage, without the wait. */
+/** Runs a stage without its pause. */
 async function run(stage: Stage, text: string): Promise<Record<string, unknown>> {
   return { ...(await stage.run(text, { jobId: 'id', results: {}, signal })) };
 }
 
-/** Texts of few words in mixed case, so that words repeat and sentiments meet. */
+/** Texts made from a few words in mixed case, so words repeat and both sentiments occur. */
 const texts = fc
   .array(
     fc.tuple(
@@ -47,7 +47,7 @@ const texts = fc
   .map((parts) => parts.flat().join(''));
 
 describe('the sample text', () => {
-  test('gives the same results as in the Python original', async () => {
+  test('gives the same results as the Python original', async () => {
     expect(await run(ocr, SAMPLE)).toEqual({ stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE });
     expect(await run(mlInference, SAMPLE)).toEqual({
       stage: 'ml_inference',
@@ -64,7 +64,7 @@ describe('the sample text', () => {
 });
 
 describe('the stages', () => {
-  test('have the names of the original', () => {
+  test('have the same names as in the original', () => {
     expect(stages.map(({ name }) => name)).toEqual(['ocr', 'mlInference', 'search']);
   });
 
@@ -72,7 +72,7 @@ describe('the stages', () => {
     [ocr, 2000],
     [mlInference, 2000],
     [search, 1000],
-  ])('wait as long as the work they simulate, and pass the signal on', async (stage, milliseconds) => {
+  ])('wait as long as the work they simulate, and pass on the signal', async (stage, milliseconds) => {
     pause.mockClear();
     await run(stage, 'a text');
     expect(pause.mock.calls).toEqual([[milliseconds, signal]]);
@@ -86,13 +86,13 @@ describe('the stages', () => {
     },
   );
 
-  test('answer the same for the same text, in plain JSON', async () => {
+  test('always return the same plain JSON for the same text', async () => {
     await fc.assert(
       fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
         for (const stage of stages) {
-          const answer = await run(stage, text);
-          expect(await run(stage, text)).toEqual(answer);
-          expect(JSON.parse(JSON.stringify(answer))).toEqual(answer);
+          const result = await run(stage, text);
+          expect(await run(stage, text)).toEqual(result);
+          expect(JSON.parse(JSON.stringify(result))).toEqual(result);
         }
       }),
     );
@@ -105,7 +105,7 @@ describe('ocr', () => {
     ['x'.repeat(81), `${'x'.repeat(80)}...`],
     ['😀'.repeat(80), '😀'.repeat(80)],
     [`${'😀'.repeat(80)}y`, `${'😀'.repeat(80)}...`],
-  ])('previews the first 80 code points, and says when there are more', async (text, preview) => {
+  ])('previews the first 80 code points, with an ellipsis if there are more', async (text, preview) => {
     expect(await run(ocr, text)).toMatchObject({ preview, charCount: [...text].length });
   });
 
@@ -132,7 +132,7 @@ describe('mlInference', () => {
     ['love '.repeat(7), 'POSITIVE', 0.95],
     ['love '.repeat(8), 'POSITIVE', 0.95],
     ['hate '.repeat(500), 'NEGATIVE', 0.95],
-  ])('finds in %j the sentiment %s with confidence %d', async (text, sentiment, confidence) => {
+  ])('rates %j as %s with confidence %d', async (text, sentiment, confidence) => {
     expect(await run(mlInference, text)).toMatchObject({ sentiment, confidence });
   });
 
@@ -141,11 +141,11 @@ describe('mlInference', () => {
     ...NEGATIVE.map((word) => [word, 'NEGATIVE']),
     ['constructor', 'NEUTRAL'],
     ['__proto__', 'NEUTRAL'],
-  ])('takes %s for %s', async (word, sentiment) => {
+  ])('rates the word %s as %s', async (word, sentiment) => {
     expect(await run(mlInference, word)).toMatchObject({ sentiment });
   });
 
-  test('has confidence 0.6 + min(0.05 x hits of the winning side, 0.35) to two decimals', async () => {
+  test('has confidence 0.6 + min(0.05 x hits of the winning side, 0.35), rounded to two decimals', async () => {
     await fc.assert(
       fc.asyncProperty(texts, async (text) => {
         const words = text.toLowerCase().match(/\S+/gu) ?? [];
@@ -175,7 +175,7 @@ describe('search', () => {
     ['aaaa bbbb cccc dddd eeee ffff ffff', ['ffff', 'aaaa', 'bbbb', 'cccc', 'dddd']],
     ['constructor __proto__ __proto__', ['__proto__', 'constructor']],
     ['2024 1999 2024', ['2024', '1999']],
-  ])('finds in %j the keywords %j', async (text, topKeywords) => {
+  ])('for %j finds the keywords %j', async (text, topKeywords) => {
     expect(await run(search, text)).toEqual({
       stage: 'search',
       topKeywords,
@@ -190,7 +190,7 @@ describe('search', () => {
           (word) => [...word].length > 3 && ![...POSITIVE, ...NEGATIVE].includes(word),
         );
         const score = (word: string) => words.filter((other) => other === word).length;
-        // Each time the best of what is left: a score that is beaten by none before it.
+        // Repeatedly take the first of the most frequent words that are left.
         const expected: string[] = [];
         for (let rank = 0; rank < 5; rank++) {
           const left = words.filter((word) => !expected.includes(word));
@@ -203,7 +203,7 @@ describe('search', () => {
   });
 });
 
-test('lower-casing lengthens no character by more than half, in bytes of UTF-8', () => {
+test('no character gets longer by more than half in lower case, in bytes of UTF-8', () => {
   const longer: string[] = [];
   for (let code = 0; code <= 0x10ffff; code++) {
     if (code >= 0xd800 && code <= 0xdfff) continue;

@@ -14,14 +14,14 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** The metrics that one invocation sends, by name. */
+/** The metrics that one invocation sends. */
 async function metricsOf(work: () => void): Promise<unknown> {
   await withTelemetry(lambdaContext(), async () => work());
   expect(log).toHaveLength(1);
   return JSON.parse(log.join());
 }
 
-test('an invocation sends what was counted in it, in one line, under the stackâ€™s name', async () => {
+test('an invocation sends all its metrics in one log line', async () => {
   const sent = await metricsOf(() => {
     count('JobsAccepted');
     count('ClaimsRefused');
@@ -45,12 +45,12 @@ test('an invocation sends what was counted in it, in one line, under the stackâ€
   });
 });
 
-test('an invocation that counts nothing sends nothing', async () => {
+test('an invocation that counts nothing sends no metrics', async () => {
   await withTelemetry(lambdaContext(), async () => undefined);
   expect(log).toEqual([]);
 });
 
-test('an invocation that fails sends its metrics, and fails', async () => {
+test('a failed invocation still sends its metrics', async () => {
   const work = withTelemetry(lambdaContext(), async () => {
     count('ClaimsRefused');
     throw new Error('no');
@@ -59,13 +59,13 @@ test('an invocation that fails sends its metrics, and fails', async () => {
   expect(log.join()).toContain('ClaimsRefused');
 });
 
-test('a first attempt is counted by its time in the queue', async () => {
+test('a first attempt records the time in the queue', async () => {
   const sent = await metricsOf(() => countAttempt({ ...job, attempt: 1 }, 1007));
   expect(sent).toMatchObject({ TimeInQueue: 7 });
   expect(sent).not.toHaveProperty('Retries');
 });
 
-test('a further attempt is counted as a retry', async () => {
+test('a later attempt counts as a retry', async () => {
   const sent = await metricsOf(() => countAttempt({ ...job, attempt: 2 }, 1007));
   expect(sent).toMatchObject({ Retries: 1 });
   expect(sent).not.toHaveProperty('TimeInQueue');
@@ -74,11 +74,11 @@ test('a further attempt is counted as a retry', async () => {
 test.each([
   ['DONE' as const, 'JobsDone'],
   ['ERROR' as const, 'JobsFailed'],
-])('an end as %s is counted as %s, with the time since the job was accepted', async (status, name) => {
+])('an end as %s counts as %s and records the time since the job was created', async (status, name) => {
   expect(await metricsOf(() => countEnd(status, job, 1012))).toMatchObject({ [name]: 1, TimeToEnd: 12 });
 });
 
-test('clocks that differ count no negative time', async () => {
+test('times are never negative, even if clocks differ', async () => {
   const sent = await metricsOf(() => {
     countAttempt({ ...job, attempt: 1 }, 999);
     countEnd('DONE', job, 998);
@@ -86,7 +86,7 @@ test('clocks that differ count no negative time', async () => {
   expect(sent).toMatchObject({ TimeInQueue: 0, TimeToEnd: 0 });
 });
 
-test('an invocation that fails before it counts anything is logged once, with its cause', async () => {
+test('a failed invocation is logged once, with its cause', async () => {
   await expect(withTelemetry(lambdaContext(), () => Promise.reject(new Error('no route')))).rejects.toThrow('no route');
   expect(log).toHaveLength(1);
   expect(JSON.parse(log.join())).toMatchObject({ level: 'ERROR', outcome: 'failed', error: { message: 'no route' } });

@@ -22,9 +22,9 @@ const sources = readdirSync(src, { recursive: true, encoding: 'utf8' })
   .join('');
 const sourceOf = (handler: string) => readFileSync(join(src, 'handlers', `${handler}.ts`), 'utf8');
 
-/** The most calls that createJob makes: put, read, and then invoke and delete, or end what has lapsed and read again. */
+/** The most calls that createJob makes: put and read, then either invoke and delete, or end a lapsed job and read it again. */
 const CREATE_JOB_CALLS = 4;
-/** The most calls that getJob makes: read, end what has lapsed, read again. */
+/** The most calls that getJob makes: read, end a lapsed job, read it again. */
 const GET_JOB_CALLS = 3;
 
 describe.each([
@@ -44,25 +44,25 @@ describe.each([
     ]);
   });
 
-  test('has no variable of ours that nothing reads', () => {
+  test('has no variable of our own that the code does not read', () => {
     const ours = Object.keys(variablesOf(name)).filter((variable) => !/^(AWS|POWERTOOLS)_/.test(variable));
     expect(ours.filter((variable) => !sources.includes(`'${variable}'`))).toEqual([]);
   });
 
-  test('logs to the stack’s own group', () => {
+  test("logs to the stack's log group", () => {
     expect(at(template, 'Globals', 'Function', 'LoggingConfig', 'LogGroup')).toEqual({ Ref: 'LogGroup' });
     expect(nodeAt(properties(name), 'LoggingConfig')).toEqual({});
   });
 });
 
-test('the table has the shape that tests and local runs use, and deletes expired jobs', () => {
+test('the table has the same shape as in tests and local runs, and deletes expired jobs', () => {
   expect(properties('JobsTable')).toMatchObject({
     ...TABLE,
     TimeToLiveSpecification: { AttributeName: 'expiresAt', Enabled: true },
   });
 });
 
-test('Lambda tries an event as often as a job can be attempted', () => {
+test('Lambda delivers an event as many times as a job can be attempted', () => {
   expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'MaximumRetryAttempts')).toBe(MAX_ATTEMPTS - 1);
 });
 
@@ -77,7 +77,7 @@ test('events that Lambda gives up on are kept for 14 days, encrypted', () => {
   });
 });
 
-test('deadlines and time limits use the time-out of the worker and the age of its events', () => {
+test("deadlines and time limits use the worker's time-out and the maximum age of its events", () => {
   const timeout = { Ref: 'WorkerTimeoutSeconds' };
   const age = { Ref: 'WorkerMaxEventAgeSeconds' };
   expect(properties('WorkerFunction')).toMatchObject({
@@ -91,7 +91,7 @@ test('deadlines and time limits use the time-out of the worker and the age of it
   });
 });
 
-test('the smallest time-out of the worker leaves the sample’s stages the time they take', async () => {
+test('the shortest worker time-out gives the sample stages enough time', async () => {
   let sampleMs = 0;
   const pause = async (milliseconds: number) => {
     sampleMs += milliseconds;
@@ -104,12 +104,12 @@ test('the smallest time-out of the worker leaves the sample’s stages the time 
   );
 });
 
-test('the lease of a crashed attempt has expired when Lambda tries for the last time, about 3 minutes later', () => {
+test("the lease of a crashed first attempt has expired by Lambda's last retry, about 3 minutes later", () => {
   const longest = Number(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MaxValue'));
   expect(longest + 1 + CLOCK_SKEW_SECONDS).toBeLessThan(180);
 });
 
-test('createJob and getJob respond before Lambda or API Gateway give up, however slow each call is', () => {
+test('createJob and getJob respond before Lambda or API Gateway gives up, however slow their calls are', () => {
   for (const [name, calls] of [
     ['CreateJobFunction', CREATE_JOB_CALLS],
     ['GetJobFunction', GET_JOB_CALLS],
@@ -129,7 +129,7 @@ describe('the build', () => {
   const propertiesOf = (name: string) => nodeAt(template, 'Resources', name, 'Metadata', 'BuildProperties');
 
   test.each(['CreateJobFunction', 'WorkerFunction', 'GetJobFunction'])(
-    'of %s leaves out unused code, and keeps the names that stack traces show',
+    'of %s drops unused code and keeps the names in stack traces',
     (name) => {
       expect(propertiesOf(name)).toMatchObject({
         Format: 'cjs',
@@ -145,7 +145,7 @@ describe('the build', () => {
     },
   );
 
-  test('of a worker whose stage streams events fails, and names the lines to remove', () => {
+  test('of a worker whose stage streams events fails and says which lines to remove', () => {
     const aliases = at(propertiesOf('WorkerFunction'), 'Alias');
     const flags = Array.isArray(aliases) ? aliases.map((alias) => `--alias:${alias}`) : [];
     const { status, stderr } = spawnSync(
@@ -159,7 +159,7 @@ describe('the build', () => {
   });
 });
 
-test('every action is allowed on one resource, unless AWS has no resources for it', () => {
+test('every action is allowed on one resource only, except where AWS does not support that', () => {
   for (const role of ['CreateJobRole', 'WorkerRole', 'GetJobRole']) {
     const policies = JSON.stringify(properties(role));
     const statements = [...policies.matchAll(/"Action":(\[[^\]]*\]|"[^"]*"),"Resource":("[^"]*"|\{[^}]*\})/g)];
@@ -171,7 +171,7 @@ test('every action is allowed on one resource, unless AWS has no resources for i
   }
 });
 
-test('everything that holds data is deleted with the stack', () => {
+test('every resource that holds data is deleted with the stack', () => {
   for (const name of ['JobsTable', 'FailedEventsQueue', 'LogGroup']) {
     expect(nodeAt(template, 'Resources', name)).toMatchObject({
       DeletionPolicy: 'Delete',
@@ -183,11 +183,11 @@ test('everything that holds data is deleted with the stack', () => {
   );
 });
 
-test('the responses of API Gateway itself have our form, and the right status', () => {
+test("API Gateway's own responses have the same form as ours and the right status", () => {
   const responses = nodeAt(properties('JobsApi'), 'GatewayResponses');
   const statuses = Object.entries(responses).map(([name, response]) => {
     const body = at(response, 'ResponseTemplates', 'application/json');
-    // The variable stands for a JSON string.
+    // API Gateway replaces the variable with a JSON string.
     const filled: unknown = JSON.parse(String(body).replace('$context.error.messageString', '"why"'));
     expect(filled).toEqual({ error: expect.any(String) });
     return [name, nodeAt(responses, name)['StatusCode']];
@@ -202,7 +202,7 @@ test('the responses of API Gateway itself have our form, and the right status', 
   });
 });
 
-test('POST has its own rate limit, for the path as CloudFormation spells it', () => {
+test('POST has its own rate limit, with the path escaped as CloudFormation requires', () => {
   const limits = (prefix: string) => ({
     ThrottlingRateLimit: { Ref: `${prefix}RateLimit` },
     ThrottlingBurstLimit: { Ref: `${prefix}BurstLimit` },
@@ -216,11 +216,11 @@ test('POST has its own rate limit, for the path as CloudFormation spells it', ()
 describe('alarms', () => {
   const alarms = Object.keys(nodeAt(template, 'Resources')).filter((name) => name.endsWith('Alarm'));
 
-  test('are within the 10 that are free of charge', () => {
+  test('do not exceed the 10 that are free', () => {
     expect(alarms.length).toBeLessThanOrEqual(10);
   });
 
-  test.each(alarms)('%s names its runbook in docs/operations.md', (name) => {
+  test.each(alarms)('%s refers to its section of docs/operations.md', (name) => {
     const operations = readFileSync(join(__dirname, '../../docs/operations.md'), 'utf8');
     const [, section] = /docs\/operations\.md, "([^"]+)"/.exec(String(at(properties(name), 'AlarmDescription'))) ?? [];
     expect(operations).toContain(`### ${section}\n`);
@@ -233,16 +233,16 @@ describe('alarms', () => {
   });
 });
 
-test('the log level reaches Lambda, and cannot drop the metrics', () => {
+test('the log level is passed to Lambda and cannot suppress the metrics', () => {
   expect(at(template, 'Globals', 'Function', 'LoggingConfig', 'ApplicationLogLevel')).toEqual({ Ref: 'LogLevel' });
   expect(at(template, 'Parameters', 'LogLevel', 'AllowedValues')).toEqual(['DEBUG', 'INFO']);
 });
 
-test('access logs go to the log group without the ":*" of its ARN', () => {
+test('access logs use the ARN of the log group without ":*"', () => {
   expect(JSON.stringify(at(properties('JobsApi'), 'AccessLogSetting'))).toMatch(/:log-group:\$\{LogGroup\}"/);
 });
 
-test('the dashboard is JSON, and shows the metrics that the functions count', () => {
+test('the dashboard is valid JSON and shows every metric of the functions', () => {
   const body = String(at(properties('Dashboard'), 'DashboardBody', 'Fn::Sub'));
   expect(() => JSON.parse(body)).not.toThrow();
   for (const metric of [
