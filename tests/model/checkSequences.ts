@@ -8,31 +8,31 @@ const ready = dynamodb.createTable();
 let worlds = 0;
 
 interface Search {
-  /** How many sequences, unless MODEL_RUNS is set. */
+  /** The number of sequences. MODEL_RUNS overrides it. */
   readonly runs: number;
-  /** The seed, unless MODEL_SEED is set; random if neither is. */
+  /** Random by default. MODEL_SEED overrides it. */
   readonly seed?: number;
   /** Whether clocks may be wrong by an hour. */
-  readonly isWild: boolean;
+  readonly hasWildClocks: boolean;
 }
 
-/** A world in which nothing has happened yet. */
-export async function newWorld({ isWild }: Pick<Search, 'isWild'>): Promise<SimulatedWorld> {
+/** Creates a world in which nothing has happened yet. */
+export async function newWorld({ hasWildClocks }: Pick<Search, 'hasWildClocks'>): Promise<SimulatedWorld> {
   await ready;
   worlds += 1;
-  return new SimulatedWorld(dynamodb, worlds, isWild);
+  return new SimulatedWorld(dynamodb, worlds, hasWildClocks);
 }
 
 /**
- * Tries sequences of moves. If one breaks a guarantee, throws the smallest such sequence with its
- * seed, its path, and a trace of what happened. MODEL_SEED and MODEL_PATH run that one again.
+ * Runs random sequences of moves. If one breaks a guarantee, throws an error with the shortest sequence
+ * that does, its seed and path, and a trace. MODEL_SEED and MODEL_PATH run that sequence again.
  */
-export async function checkSequences({ runs, seed, isWild }: Search): Promise<void> {
+export async function checkSequences({ runs, seed, hasWildClocks }: Search): Promise<void> {
   const { MODEL_RUNS, MODEL_SEED, MODEL_PATH, MODEL_SHRINK } = process.env;
   const chosenSeed = MODEL_SEED === undefined ? seed : Number(MODEL_SEED);
   await fc.assert(
-    fc.asyncProperty(sequences({ isWild }), async (moves) => {
-      const world = await newWorld({ isWild });
+    fc.asyncProperty(sequences({ hasWildClocks }), async (moves) => {
+      const world = await newWorld({ hasWildClocks });
       await fc.asyncModelRun(() => ({ model: world, real: world }), moves);
       await world.settle();
     }),

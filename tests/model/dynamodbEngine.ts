@@ -22,7 +22,7 @@ export interface WireResponse {
 // dynalite requires a signature, but does not check it.
 const SIGNATURE = { authorization: 'AWS4-HMAC-SHA256 Credential=c, SignedHeaders=h, Signature=s', 'x-amz-date': 'd' };
 
-/** The real dynalite without a socket: its request listener is called directly. */
+/** dynalite without a socket: its request listener is called directly. */
 export class DynamodbEngine {
   readonly #server = dynalite({ createTableMs: 0 });
 

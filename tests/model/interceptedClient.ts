@@ -9,15 +9,15 @@ import { DynamodbEngine, textOf, type WireRequest, type WireResponse } from './d
 
 export const TABLE_NAME = 'Jobs';
 
-/** Makes calls, and decides the fate of each. */
+/** The source of calls, which decides what happens to each. */
 export interface Caller {
-  /** Responds in its own time, or never; `perform` carries out the call. */
+  /** Resolves with the response, perhaps late or never. `perform` carries out the call. */
   send(label: string, jobId: string, attempt: string, perform: () => Promise<WireResponse>): Promise<WireResponse>;
 }
 
 /**
- * The SDK's real client on the real engine. Requests of code that runs under `as` go to its caller,
- * all others straight to the engine. Retries are made by the SDK, but without a pause.
+ * The real SDK client on the real engine. Requests from code that runs in `runAs` go to its caller; all
+ * others go straight to the engine. The SDK retries as usual, but without a pause.
  */
 export class InterceptedDynamodb {
   readonly #engine = new DynamodbEngine();
@@ -51,12 +51,12 @@ export class InterceptedDynamodb {
     throw new Error('dynalite did not create the table');
   }
 
-  /** Runs `work` so that its calls, and those of everything it starts, go to `caller`. */
-  as<T>(caller: Caller, work: () => Promise<T>): Promise<T> {
+  /** Runs `work`. Its calls, and those of everything it starts, go to `caller`. */
+  runAs<T>(caller: Caller, work: () => Promise<T>): Promise<T> {
     return this.#callers.run(caller, work);
   }
 
-  /** The record as it is. Of the product's code, only the parser is used. */
+  /** Reads the record directly. Of the product's code, this uses only the parser. */
   async peek(jobId: string): Promise<Job | undefined> {
     const { Item } = await this.client.send(
       new GetCommand({ TableName: TABLE_NAME, Key: { jobId }, ConsistentRead: true }),
@@ -72,12 +72,12 @@ export class InterceptedDynamodb {
     const detail = /"UpdateExpression":"([^"]*)"/.exec(text)?.[1] ?? '';
     const jobId = /"jobId":\{"S":"([^"]*)"\}/.exec(text)?.[1] ?? '';
     const attempt = request.headers['amz-sdk-request'] ?? '';
-    // The SDK sends the same request object twice, with other headers.
+    // A copy, because the SDK reuses the request object for its retry and changes the headers.
     const sent = { headers: { ...request.headers }, body: request.body };
     return caller.send(`${operation} ${detail}`.trimEnd(), jobId, attempt, () => {
-      // A read that is not strongly consistent may see nothing yet.
-      const isBlind = operation === 'GetItem' && !text.includes('"ConsistentRead":true');
-      return isBlind ? Promise.resolve(EMPTY) : this.#engine.perform(sent);
+      // An eventually consistent read may find nothing yet.
+      const isStale = operation === 'GetItem' && !text.includes('"ConsistentRead":true');
+      return isStale ? Promise.resolve(EMPTY) : this.#engine.perform(sent);
     });
   }
 }

@@ -2,26 +2,26 @@ import { expect, test } from '@jest/globals';
 import { checkSequences, newWorld } from './checkSequences.ts';
 import { outcomes } from './simulatedWorld.ts';
 
-// The same sequences every time. `npm run test:soak` tries others.
+// Fixed, so every run tries the same sequences. `npm run test:soak` tries new ones.
 const SEED = 3;
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
-  await checkSequences({ runs: 300, seed: SEED, isWild: false });
+  await checkSequences({ runs: 300, seed: SEED, hasWildClocks: false });
 }, 120_000);
 
 test('no clock, however wrong, changes an end', async () => {
-  await checkSequences({ runs: 100, seed: SEED + 1, isWild: true });
+  await checkSequences({ runs: 100, seed: SEED + 1, hasWildClocks: true });
 }, 120_000);
 
-// Random sequences hardly ever reach these.
+// Random sequences hardly ever reach the next two cases.
 
-test('a reader that decides late that a job has lapsed does not end the next job with its key', async () => {
-  const world = await newWorld({ isWild: false });
+test('a slow reader that ends a lapsed job does not end the next job with the same key', async () => {
+  const world = await newWorld({ hasWildClocks: false });
   const first = await world.post('k', 'a', 0);
   await world.reply(first, 'served');
   await world.kill(first, 'dropped');
   const jobId = first.jobId ?? '';
-  // The job has lapsed, and it expires within the skew of clocks.
+  // The job has lapsed, and a clock that is ahead shows that it has expired too.
   await world.advanceToExpiry(jobId, -1000);
   const reader = await world.get(jobId, 0);
   await world.reply(reader, 'served');
@@ -30,8 +30,8 @@ test('a reader that decides late that a job has lapsed does not end the next job
   await world.settle();
 });
 
-test('a POST whose job expires before its response is not judged by the next job with its key', async () => {
-  const world = await newWorld({ isWild: false });
+test('a POST whose job expires before the response is not checked against the next job with the same key', async () => {
+  const world = await newWorld({ hasWildClocks: false });
   await world.accept('k', 'a');
   await world.runOut(await world.deliver(0));
   const jobId = world.jobIds[0] ?? '';

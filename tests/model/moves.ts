@@ -11,7 +11,7 @@ import {
 /** One move in the world, which is both the model and the system under test. */
 type Move = fc.AsyncCommand<SimulatedWorld, SimulatedWorld>;
 
-/** A move that is always possible. */
+/** A move that is possible at any time. */
 function move(name: string, run: (world: SimulatedWorld) => Promise<unknown>): Move {
   return {
     check: () => true,
@@ -22,7 +22,7 @@ function move(name: string, run: (world: SimulatedWorld) => Promise<unknown>): M
   };
 }
 
-/** A move of one of several things. It is not possible while there are none. */
+/** A move that acts on one of several things, which `number` selects. Not possible while there are none. */
 function moveOne<T>(
   name: string,
   all: (world: Readonly<SimulatedWorld>) => readonly T[],
@@ -44,10 +44,10 @@ const invocations = ({ calling, working }: Readonly<SimulatedWorld>): readonly I
 ];
 const positions = (things: readonly unknown[]): readonly number[] => [...things.keys()];
 
-/** Every kind of move, with its weight. Clocks are ahead of true time by at most `maxSkew` milliseconds. */
+/** Every kind of move with its weight. Clocks are ahead of true time by at most `maxSkew` milliseconds. */
 function kindsOfMoves(maxSkew: number) {
   const number = fc.nat({ max: 7 });
-  /** Which idle process to reuse; often none. */
+  /** Which idle process to reuse, if any. */
   const reuse = fc.option(fc.nat({ max: 3 }), { nil: undefined, freq: 3 });
   const skew = fc.constantFrom(0, 0, 0, 0, maxSkew, maxSkew, maxSkew - 1, 2500, 999, 1);
   const lastFate = fc.constantFrom<LastFate>('dropped', 'carried out', 'late');
@@ -65,12 +65,12 @@ function kindsOfMoves(maxSkew: number) {
     fc
       .tuple(fc.constantFrom('k', 'k', 'k', undefined), skew)
       .map(([key, skew]) => move(`post(${key ?? '-'}, ${text}, +${skew} ms)`, (world) => world.post(key, text, skew)));
-  const deliver = (isDuplicate: boolean, isStubborn: boolean) =>
+  const deliver = (isDuplicate: boolean, ignoresSignal: boolean) =>
     fc.tuple(number, skew, reuse).map(([n, skew, reuse]) =>
       moveOne(
-        `deliver(${n}${isDuplicate ? ', duplicate' : ''}, +${skew} ms${isStubborn ? ', stubborn' : ''}, reuse ${reuse ?? '-'})`,
+        `deliver(${n}${isDuplicate ? ', duplicate' : ''}, +${skew} ms${ignoresSignal ? ', ignores its signal' : ''}, reuse ${reuse ?? '-'})`,
         ({ queue }) => positions(queue),
-        (world, at) => world.deliver(at, { isDuplicate, skew, isStubborn, reuse }),
+        (world, at) => world.deliver(at, { isDuplicate, skew, ignoresSignal, reuse }),
         n,
       ),
     );
@@ -93,7 +93,7 @@ function kindsOfMoves(maxSkew: number) {
     serve: [24, call('served')],
     accept: [2, fc.constant(move('accept(k, a)', (world) => world.accept('k', 'a')))],
     deliver: [6, deliver(false, false)],
-    // In some.
+    // Only in some sequences.
     attempt: [
       4,
       fc.tuple(number, skew).map(([n, skew]) =>
@@ -101,7 +101,7 @@ function kindsOfMoves(maxSkew: number) {
           `attempt(${n}, +${skew} ms)`,
           ({ queue }) => positions(queue),
           async (world, at) =>
-            world.reply(await world.deliver(at, { isDuplicate: true, skew, isStubborn: true, reuse: n }), 'served'),
+            world.reply(await world.deliver(at, { isDuplicate: true, skew, ignoresSignal: true, reuse: n }), 'served'),
           n,
         ),
       ),
@@ -160,8 +160,8 @@ function kindsOfMoves(maxSkew: number) {
         ),
     ],
     deliverTwice: [4, deliver(true, false)],
-    deliverStubborn: [6, deliver(true, true)],
-    breathe: [4, advance(1, 400, 1000, 4000, 5000)],
+    deliverIgnoringSignal: [6, deliver(true, true)],
+    waitBriefly: [4, advance(1, 400, 1000, 4000, 5000)],
     wait: [5, advance(11_000, 21_000, 21_000, 26_000, 26_000, 30_000, 36_000, 60_000)],
     waitLong: [1, advance(600_000, 700_000)],
     setClock: [
@@ -182,7 +182,7 @@ function kindsOfMoves(maxSkew: number) {
       number.map((n) =>
         moveOne(
           `redrive(${n})`,
-          ({ deadLetters }) => positions(deadLetters),
+          ({ failedEvents }) => positions(failedEvents),
           (world, at) => world.redrive(at),
           n,
         ),
@@ -214,18 +214,18 @@ function kindsOfMoves(maxSkew: number) {
 }
 
 /**
- * Sequences of moves. Each one uses some kinds of moves and leaves out others, because sequences of
- * everything seldom get far ("swarm testing"). Some only have attempts that follow each other.
+ * Sequences of moves. Each uses only some kinds of moves, because sequences that mix all of them seldom
+ * get far ("swarm testing"). One in five contains little but consecutive attempts.
  */
-export function sequences({ isWild }: { readonly isWild: boolean }): fc.Arbitrary<Iterable<Move>> {
-  const { serve, accept, deliver, ...others } = kindsOfMoves(isWild ? WILD_SKEW_MS : MAX_SKEW_MS);
-  const { attempt, kill, refuse, wait, breathe } = others;
+export function sequences({ hasWildClocks }: { readonly hasWildClocks: boolean }): fc.Arbitrary<Iterable<Move>> {
+  const { serve, accept, deliver, ...others } = kindsOfMoves(hasWildClocks ? WILD_SKEW_MS : MAX_SKEW_MS);
+  const { attempt, kill, refuse, wait, waitBriefly } = others;
   const sequencesOf = (kinds: readonly (readonly [number, fc.Arbitrary<Move>])[]) => {
     const choices = [serve, accept, deliver, ...kinds].map(([weight, arbitrary]) => ({ weight, arbitrary }));
     return fc.commands([fc.oneof(...choices)], { maxCommands: 60, size: 'max' });
   };
   return fc.oneof(
     { weight: 4, arbitrary: fc.subarray(Object.values(others), { minLength: 4, maxLength: 12 }).chain(sequencesOf) },
-    { weight: 1, arbitrary: sequencesOf([attempt, kill, refuse, wait, breathe]) },
+    { weight: 1, arbitrary: sequencesOf([attempt, kill, refuse, wait, waitBriefly]) },
   );
 }

@@ -1,7 +1,7 @@
 import type { WireResponse } from './dynamodbEngine.ts';
 import type { Caller } from './interceptedClient.ts';
 
-/** A call that waits for the world to decide its fate. */
+/** A call that waits for the world to decide what happens to it. */
 export interface Call {
   readonly label: string;
   readonly isRetry: boolean;
@@ -12,21 +12,21 @@ export interface Call {
   response?: WireResponse;
 }
 
-/** A stage that works until the world says that it is done. */
+/** A running stage. It settles when the world says so. */
 export interface Work {
   readonly finish: () => void;
   readonly fail: (error: Error) => void;
 }
 
 /**
- * A process of Lambda's. It runs one invocation after the other. Between two of them it is frozen:
- * what an earlier invocation left running stands still, and goes on during the next one.
+ * A Lambda execution environment. It runs one invocation at a time, and is frozen in between. Code that
+ * an earlier invocation left running resumes during the next one.
  */
 export class Sandbox {
   readonly invocations: Invocation[] = [];
   isDead = false;
 
-  /** The invocation that runs now. */
+  /** The current invocation. */
   get active(): Invocation | undefined {
     return this.invocations.find(({ isDone }) => !isDone);
   }
@@ -36,7 +36,7 @@ export class Sandbox {
   }
 }
 
-/** One invocation of a function. It moves only when the world lets its call, its stage or its timer go on. */
+/** One invocation of a function. It makes progress only when the world lets its call, stage or timer continue. */
 export class Invocation implements Caller {
   readonly kind: 'POST' | 'GET' | 'worker';
   readonly name: string;
@@ -48,17 +48,18 @@ export class Invocation implements Caller {
   /** When the timer of its stages is due, in milliseconds of true time. */
   timerDueAt = Number.POSITIVE_INFINITY;
   onTimer: () => void = () => undefined;
-  /** When its first stage began, and how long its stages had when the timer went off, in milliseconds. */
+  /** When its first stage started, in milliseconds of true time. */
   stagesStartedAt: number | undefined;
+  /** How long its stages had run when the timer fired. */
   stagesHadMs = 0;
   /** How far this machine's clock is ahead, in milliseconds. */
   skew: number;
   jobId: string | undefined;
-  /** Which of the jobs with this id it last read or wrote. */
+  /** Which of the jobs with this id it read or wrote last. */
   incarnation = 0;
   call: Call | undefined;
   work: Work | undefined;
-  /** How many of its stages have started and not settled. */
+  /** How many of its stages have started but not settled. */
   unsettledStages = 0;
   /** Whether the handler has returned or thrown. */
   isDone = false;
@@ -91,7 +92,7 @@ export class Invocation implements Caller {
     return !this.isDead && !this.sandbox.isFrozen;
   }
 
-  /** Lets the code go on, and resolves when it waits again or is done. */
+  /** Lets the code continue. Resolves when the code waits again or is done. */
   async step(go: () => void): Promise<void> {
     const paused = new Promise<void>((resolve) => {
       this.#pause = resolve;
@@ -106,7 +107,7 @@ export class Invocation implements Caller {
     this.#pause();
   }
 
-  /** The code ends its own process. What follows in it never runs. */
+  /** The code ends its own process. Nothing after this call runs. */
   endProcess(): Promise<never> {
     this.sandbox.isDead = true;
     this.#pause();
@@ -121,7 +122,7 @@ export class Invocation implements Caller {
     return promise;
   }
 
-  /** What a stage waits for. */
+  /** Called by a stage. Settles when the world says so, or when `signal` aborts. */
   doWork(signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.work = { finish: resolve, fail: reject };

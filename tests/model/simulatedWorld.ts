@@ -16,61 +16,65 @@ import type { WireResponse } from './dynamodbEngine.ts';
 import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
 import { Invocation, Sandbox } from './simulatedInvocation.ts';
 
-/** As in template.yaml, except for the age of events. */
+/** As in template.yaml, except for a shorter maximum age of events. */
 const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };
 const HTTP_TIMEOUT_MS = 28_000;
 const START_MS = Date.UTC(2030, 0, 1);
 
 /** How far a clock may be ahead of true time. No clock is behind. */
 export const MAX_SKEW_MS = 5000;
-/** The same for sequences that try what no real clock does. */
+/** The same for sequences with clocks that are wrong beyond anything real. */
 export const WILD_SKEW_MS = 3600_000;
 
 /**
- * The fate of a call. `carried out` leaves the response on its way; `late` is a time-out for the
- * caller, and the call is carried out at some later time.
+ * What happens to a call:
+ * - `served`: it is carried out, and its response arrives.
+ * - `carried out`: it is carried out, and its response has not arrived yet.
+ * - `timed out`: the caller gives up on it. If it was not carried out yet, it never is.
+ * - `late`: the caller gives up on it, and it is carried out later.
+ * - `refused`: AWS returns an error.
  */
 export type Fate = 'served' | 'carried out' | 'timed out' | 'late' | 'refused';
-/** The fate of the call in which a process dies. */
+/** What happens to the call that is pending when its process is killed. */
 export type LastFate = 'dropped' | 'carried out' | 'late';
 
-/** An event in Lambda's queue, or a dead letter. */
+/** An event in Lambda's queue, or a failed event. */
 interface LambdaEvent {
   readonly jobId: string;
   readonly queuedAt: number;
   readonly failures: number;
 }
 
-/** What is known about an id: the job that has it now, and what clients were told about that job. */
+/** What is known about a job id: the job that has it now, and what clients were told about that job. */
 interface Track {
   readonly jobId: string;
-  /** Made from an idempotency key, so that a POST can be repeated. */
+  /** The id was made from an idempotency key. */
   readonly hasKey: boolean;
-  /** Counts the jobs with this id: it can be used again once a job is deleted or expired. */
+  /** Counts the jobs with this id, which can be reused once a job is deleted or expired. */
   incarnation: number;
   record: Job | undefined;
   readonly texts: Set<string>;
   /** A POST returned 202. */
-  isPromised: boolean;
-  /** A POST was killed or cut off, so a job without a 202 may stay. */
+  isAccepted: boolean;
+  /** A POST was killed or cut off, so its job may remain although there was no 202. */
   isExcused: boolean;
-  /** The end that a GET has shown, and how many invocations had started by then. */
+  /** The end that a GET has returned, and how many invocations had started by then. */
   shown: object | undefined;
   shownAt: number;
 }
 
-/** How often each outcome was seen, so that a test can check that the sequences reach all of them. */
+/** How often each outcome has occurred. A test checks that the sequences reach all of them. */
 export const outcomes = new Map<string, number>();
 
 /**
  * Simulates Lambda, the network, clients and clocks around the real handlers, the real repository
- * and a real DynamoDB engine. Nothing moves except by a method called here, and each method checks
- * the guarantees before it returns.
+ * and a real DynamoDB engine. Nothing happens unless a method of this class makes it happen, and each
+ * method checks the guarantees before it returns.
  */
 export class SimulatedWorld {
   readonly queue: LambdaEvent[] = [];
-  readonly deadLetters: LambdaEvent[] = [];
-  /** Calls that timed out for their caller, and that are still to be carried out. */
+  readonly failedEvents: LambdaEvent[] = [];
+  /** Calls that their callers have given up on, but that are still to be carried out. */
   readonly late: {
     readonly invocation: Invocation;
     readonly label: string;
@@ -81,28 +85,28 @@ export class SimulatedWorld {
   readonly #trace: string[] = [];
   readonly #dynamodb: InterceptedDynamodb;
   readonly #run: string;
-  readonly #isWild: boolean;
+  readonly #hasWildClocks: boolean;
   #now = START_MS;
   #ids = 0;
   #violation: string | undefined;
 
-  /** @param run a number that no other world on this engine has */
-  constructor(dynamodb: InterceptedDynamodb, run: number, isWild: boolean) {
+  /** @param run a number that is unique among the worlds on this engine */
+  constructor(dynamodb: InterceptedDynamodb, run: number, hasWildClocks: boolean) {
     this.#dynamodb = dynamodb;
     this.#run = run.toString(16).padStart(8, '0');
-    this.#isWild = isWild;
+    this.#hasWildClocks = hasWildClocks;
   }
 
   get jobIds(): readonly string[] {
     return [...this.#tracks.keys()];
   }
 
-  /** The invocations that wait for a call. */
+  /** The invocations that are waiting for a call. */
   get calling(): readonly Invocation[] {
     return this.#invocations.filter(({ call, isRunning }) => call !== undefined && isRunning);
   }
 
-  /** The invocations with a stage at work. */
+  /** The invocations with a running stage. */
   get working(): readonly Invocation[] {
     return this.#invocations.filter(({ work, isRunning }) => work !== undefined && isRunning);
   }
@@ -133,18 +137,18 @@ export class SimulatedWorld {
     });
   }
 
-  /** A POST without any fault. It is accepted, and its job can run, unless the key has another text. */
+  /** A POST without faults. It must be accepted and its job started, unless the key was used with another text. */
   async accept(key: string, text: string): Promise<void> {
     const invocation = await this.#runNew(() => this.post(key, text, 0));
     const { jobId, status } = invocation;
     if (jobId === undefined) return;
     const { record } = this.#track(jobId);
     if (record !== undefined && this.#mayBeExpired(record)) return;
-    this.#check(status === 202 || status === 422, 'a POST without a fault fails');
+    this.#check(status === 202 || status === 422, 'a POST failed without a fault');
     if (status !== 202 || record === undefined || phaseOf(record, unixSeconds(this.#now)) !== 'claimable') return;
     this.#check(
       this.queue.some((event) => event.jobId === jobId),
-      'a 202 for a job that nothing will start',
+      '202 for a job that no event will start',
     );
     this.#verify();
   }
@@ -156,28 +160,28 @@ export class SimulatedWorld {
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
       clock: () => this.#now + invocation.skew,
     });
-    const { incarnation, isPromised, shown } = this.#track(jobId);
+    const { incarnation, isAccepted, shown } = this.#track(jobId);
     return this.#start(invocation, async () => {
       const response = await handle(getJobEvent(jobId), this.#contextOf(invocation));
-      return () => this.#onGetResponse(invocation, jobId, response, { incarnation, isPromised, shown });
+      return () => this.#onGetResponse(invocation, jobId, response, { incarnation, isAccepted, shown });
     });
   }
 
   /**
-   * Lambda delivers an event.
+   * Delivers an event to the worker.
    *
-   * @param isDuplicate whether Lambda delivers the same event once more
-   * @param isStubborn whether the stages ignore their signal
-   * @param reuse chooses among the idle processes of the worker; if undefined or none is idle, a new one starts
+   * @param isDuplicate whether the event stays in the queue and is delivered again
+   * @param ignoresSignal whether the stages ignore their signal
+   * @param reuse selects one of the worker's idle processes; if undefined or none is idle, a new process starts
    */
   async deliver(
     index: number,
     {
       isDuplicate = false,
-      isStubborn = false,
+      ignoresSignal = false,
       skew = 0,
       reuse,
-    }: { isDuplicate?: boolean; isStubborn?: boolean; skew?: number; reuse?: number | undefined } = {},
+    }: { isDuplicate?: boolean; ignoresSignal?: boolean; skew?: number; reuse?: number | undefined } = {},
   ): Promise<Invocation> {
     const event = this.queue[index];
     if (event === undefined) throw new Error('There is no such event');
@@ -197,17 +201,17 @@ export class SimulatedWorld {
         this.#short(jobId),
         `clock +${skew} ms`,
         ...(isDuplicate ? ['a duplicate'] : []),
-        ...(isStubborn ? ['ignores its signal'] : []),
+        ...(ignoresSignal ? ['ignores its signal'] : []),
         ...(sandbox === undefined ? [] : [`process of ${sandbox.invocations[0]?.name}`]),
       ].join(', '),
     );
     const stage = (name: string): Stage => ({
       name,
       run: async (text, { results, signal }) => {
-        this.#onStage(invocation, jobId, text);
+        this.#onStageStart(invocation, jobId, text);
         invocation.unsettledStages += 1;
         try {
-          await invocation.doWork(isStubborn ? undefined : signal);
+          await invocation.doWork(ignoresSignal ? undefined : signal);
           return { by: invocation.name, after: Object.keys(results) };
         } finally {
           invocation.unsettledStages -= 1;
@@ -242,27 +246,27 @@ export class SimulatedWorld {
         count('worker done');
         const track = this.#track(jobId);
         const { record } = track;
-        // If the job was deleted and another one created, that POST sends its own event.
-        const isAnother = track.incarnation !== incarnation;
+        // If the job was deleted and another one created, the POST of the new job sends its own event.
+        const isReplaced = track.incarnation !== incarnation;
         this.#check(
-          record === undefined || isAnother || isEnded(record) || this.#mayBeExpired(record),
-          'an event is gone, and its job has not ended',
+          record === undefined || isReplaced || isEnded(record) || this.#mayBeExpired(record),
+          'an event is gone, but its job has not ended',
         );
       };
     });
   }
 
-  /** An operator sends a dead letter again. */
+  /** An operator sends a failed event again. */
   async redrive(index: number): Promise<void> {
-    const [letter] = this.deadLetters.splice(index, 1);
-    if (letter === undefined) return;
-    this.#trace.push(`redrive ${this.#short(letter.jobId)}`);
-    this.queue.push({ ...letter, failures: 0, queuedAt: this.#now });
+    const [event] = this.failedEvents.splice(index, 1);
+    if (event === undefined) return;
+    this.#trace.push(`redrive ${this.#short(event.jobId)}`);
+    this.queue.push({ ...event, failures: 0, queuedAt: this.#now });
   }
 
   // ---------------------------------------------------------------------------------------------- moves
 
-  /** Decides the fate of the call that an invocation waits for. */
+  /** Decides what happens to the call that an invocation is waiting for. */
   async reply(invocation: Invocation, fate: Fate): Promise<void> {
     const { call } = invocation;
     if (call === undefined) return;
@@ -290,14 +294,14 @@ export class SimulatedWorld {
     this.#verify();
   }
 
-  /** A call is carried out, and its response never arrives. */
+  /** A call is carried out, but its response never arrives. */
   async lose(invocation: Invocation): Promise<void> {
     await this.reply(invocation, 'carried out');
     await this.reply(invocation, 'timed out');
     if (invocation.call?.isRetry === true) await this.reply(invocation, 'timed out');
   }
 
-  /** A stage that is at work settles. */
+  /** A running stage settles. */
   async endStage(invocation: Invocation, isThrowing: boolean): Promise<void> {
     const { work } = invocation;
     if (work === undefined) return;
@@ -305,7 +309,7 @@ export class SimulatedWorld {
     this.#log(invocation, `stage ${isThrowing ? 'throws' : 'done'}`);
     const settle = () => (isThrowing ? work.fail(new StageError('the stage broke')) : work.finish());
     if (invocation.timerDueAt === Number.POSITIVE_INFINITY) {
-      // Timed out: the handler no longer waits for it.
+      // After the time-out, the handler no longer waits for the stage.
       settle();
       await setImmediate();
     } else {
@@ -314,7 +318,7 @@ export class SimulatedWorld {
     this.#verify();
   }
 
-  /** Lets an invocation run without further faults until it is done. */
+  /** Runs an invocation to its end without further faults. */
   async runOut(invocation: Invocation): Promise<void> {
     for (let moves = 0; moves < 50 && !invocation.isDone && !invocation.isDead; moves += 1) {
       if (invocation.call !== undefined) await this.reply(invocation, 'served');
@@ -365,14 +369,14 @@ export class SimulatedWorld {
     this.#now = target;
     for (const event of this.queue.filter(({ queuedAt }) => queuedAt + LIFETIMES.maxEventAge * 1000 < target)) {
       this.queue.splice(this.queue.indexOf(event), 1);
-      this.deadLetters.push(event);
+      this.failedEvents.push(event);
       count('event too old');
     }
     this.#trace.push(`${this.#time()} time passed`);
     this.#verify();
   }
 
-  /** Time passes until so many milliseconds after a job expires. */
+  /** Time passes until the given number of milliseconds after a job expires. */
   async advanceToExpiry(jobId: string, milliseconds: number): Promise<void> {
     const { record } = this.#track(jobId);
     if (record !== undefined)
@@ -394,7 +398,7 @@ export class SimulatedWorld {
     this.#verify();
   }
 
-  /** The faults are over. Every job ends within the bound, and stays as it is whatever is delivered afterwards. */
+  /** Checks that every job ends within the bound and that later deliveries do not change it. No more faults occur. */
   async settle(): Promise<void> {
     const jobs = [...this.#tracks.values()].flatMap(({ record }) => record ?? []);
     const { maxEventAge, workerTimeout } = LIFETIMES;
@@ -402,7 +406,7 @@ export class SimulatedWorld {
       0,
       ...jobs.map(({ createdAt }) => createdAt + maxEventAge + 2 * workerTimeout + MAX_SKEW_MS / 1000),
     );
-    await this.advance(Math.max(0, bound * 1000 - this.#now, this.#isWild ? 3 * WILD_SKEW_MS : 0), 'dropped');
+    await this.advance(Math.max(0, bound * 1000 - this.#now, this.#hasWildClocks ? 3 * WILD_SKEW_MS : 0), 'dropped');
     for (const round of ['before', 'after']) {
       for (const { jobId } of jobs) {
         const before = this.#track(jobId).record;
@@ -431,29 +435,32 @@ export class SimulatedWorld {
     if (statusCode === 422)
       this.#check(
         [...track.texts].some((other) => other !== text),
-        '422 without another text',
+        '422 for the same text',
       );
     if (statusCode !== 202) return;
     const { record, jobId } = track;
     this.#check(isDeepStrictEqual(pick(response, 'jobId'), jobId), '202 with the id of another job');
     if (record !== undefined && this.#mayBeExpired(record)) return;
-    // The job that it read has expired since, and another POST has created the next one.
+    // The job that it read has expired, and another POST has created the next one.
     if (track.incarnation !== invocation.incarnation) return;
     this.#check(record !== undefined, '202 without a job');
     if (record === undefined) return;
-    this.#check(record.text === text, '202 for the job of another text');
+    this.#check(record.text === text, '202 for a job with another text');
     const told = STATUSES.find((status) => status === pick(response, 'status'));
-    this.#check(told !== undefined && RANK[told] <= RANK[record.status], '202 with a status the job does not have yet');
+    this.#check(
+      told !== undefined && RANK[told] <= RANK[record.status],
+      '202 with a status that the job has not reached yet',
+    );
     const wasShown = track.shown !== undefined && track.shownAt <= invocation.number;
-    this.#check(!wasShown || told === record.status, '202 with another status than was shown');
-    track.isPromised = true;
+    this.#check(!wasShown || told === record.status, '202 with a status other than the end that a GET returned');
+    track.isAccepted = true;
   }
 
   #onGetResponse(
     invocation: Invocation,
     jobId: string,
     { statusCode, body }: APIGatewayProxyResult,
-    before: Pick<Track, 'incarnation' | 'isPromised' | 'shown'>,
+    before: Pick<Track, 'incarnation' | 'isAccepted' | 'shown'>,
   ): void {
     this.#log(invocation, `returns ${statusCode} ${body}`);
     const response: unknown = JSON.parse(body);
@@ -466,24 +473,24 @@ export class SimulatedWorld {
     const { record } = track;
     const isSame = track.incarnation === before.incarnation;
     if (isSame && record !== undefined && !this.#mayBeExpired(record)) {
-      this.#check(!before.isPromised || statusCode === 200, 'an accepted job is not found');
+      this.#check(!before.isAccepted || statusCode === 200, 'an accepted job is not found');
       this.#check(
         before.shown === undefined || isDeepStrictEqual(response, before.shown),
-        'an end that was shown has changed',
+        'an end has changed since a GET returned it',
       );
     }
     if (!isSame || typeof response !== 'object' || response === null || (status !== 'DONE' && status !== 'ERROR'))
       return;
     this.#check(
       record !== undefined && isDeepStrictEqual(response, publicFields(record)),
-      'GET shows an end that is not stored',
+      'a GET returned an end that is not stored',
     );
     if (track.shown !== undefined) return;
     track.shown = response;
     track.shownAt = this.#invocations.length;
   }
 
-  #onStage(invocation: Invocation, jobId: string, text: string): void {
+  #onStageStart(invocation: Invocation, jobId: string, text: string): void {
     const track = this.#track(jobId);
     const { record } = track;
     invocation.stagesStartedAt ??= this.#now;
@@ -491,40 +498,40 @@ export class SimulatedWorld {
     count('stage');
     this.#check(record === undefined || record.text === text, "a stage got another job's text");
     this.#check(
-      track.hasKey || track.isPromised || track.isExcused || this.#hasOpenPost(jobId),
-      'a job runs whose POST failed',
+      track.hasKey || track.isAccepted || track.isExcused || this.#hasOpenPost(jobId),
+      'a job is running although its POST failed',
     );
     const inProcess = invocation.sandbox.invocations.filter(
       (other) => other !== invocation && other.unsettledStages > 0,
     );
     this.#check(inProcess.length === 0, "an earlier invocation's stage is running in this process");
-    if (this.#isWild) return;
+    if (this.#hasWildClocks) return;
     const others = this.#invocations.filter(
       (other) => other !== invocation && other.jobId === jobId && other.unsettledStages > 0 && !other.isDead,
     );
-    this.#check(others.length === 0, 'two invocations are in stages of one job');
-    this.#check(record?.status === 'IN_PROGRESS', 'a stage starts, and the job is not IN_PROGRESS');
+    this.#check(others.length === 0, 'two invocations are running stages of the same job');
+    this.#check(record?.status === 'IN_PROGRESS', 'a stage started although the job is not IN_PROGRESS');
   }
 
-  /** What the repository reports as stored is stored, and a time-out had its full time. */
+  /** Checks that the end is stored, and that stages that timed out had their full time. */
   onEndStored(invocation: Invocation, jobId: string, end: End): void {
     const { record } = this.#track(jobId);
     const isStored =
       record?.status === 'DONE'
         ? end.status === 'DONE' && record.result === end.result
         : record?.status === 'ERROR' && end.status === 'ERROR' && record.errorMessage === end.errorMessage;
-    this.#check(isStored, 'the worker takes an end for stored that is not');
+    this.#check(isStored, 'the repository reported an end as stored, but it is not');
     if (end.status === 'ERROR' && end.errorMessage.endsWith('took too long')) {
       this.#check(
         invocation.stagesHadMs >= LIFETIMES.workerTimeout * 1000 - MAX_OVERHEAD_MS,
-        'a job took too long that did not have its full time',
+        'a job ended as too slow without having had its full time',
       );
     }
   }
 
   // ----------------------------------------------------------------------------------------- invariants
 
-  /** Reads a record after a write, and compares it with what it was before. */
+  /** Reads a record after a write and compares it with its previous state. */
   async #observe(jobId: string): Promise<void> {
     const track = this.#track(jobId);
     const before = track.record;
@@ -538,12 +545,12 @@ export class SimulatedWorld {
       (this.#mayBeExpired(before) && after.createdAt > before.createdAt)
     ) {
       if (before !== undefined && !this.#mayBeExpired(before)) {
-        this.#check(!track.isPromised, 'an accepted job is gone');
+        this.#check(!track.isAccepted, 'an accepted job is gone');
         this.#check(!track.hasKey, 'a job with a key is gone');
-        this.#check(before.status === 'PENDING', 'a job is gone that had been started');
+        this.#check(before.status === 'PENDING', 'a job is gone although a worker had claimed it');
       }
       track.incarnation += 1;
-      track.isPromised = false;
+      track.isAccepted = false;
       track.isExcused = false;
       track.shown = undefined;
       return;
@@ -554,14 +561,14 @@ export class SimulatedWorld {
     this.#check(RANK[after.status] >= RANK[before.status], 'the status went back');
     this.#check(after.attempt >= before.attempt && after.attempt <= MAX_ATTEMPTS, 'the attempts are miscounted');
     if (isEnded(before)) this.#check(isDeepStrictEqual(publicFields(before), publicFields(after)), 'an end changed');
-    else if (after.status === 'ERROR' && after.errorMessage.startsWith('Processing failed') && !this.#isWild) {
+    else if (after.status === 'ERROR' && after.errorMessage.startsWith('Processing failed') && !this.#hasWildClocks) {
       const latest = unixSeconds(this.#now + MAX_SKEW_MS);
-      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed that could still end otherwise');
+      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed that could still have ended otherwise');
     }
     if (after.status === 'DONE') {
       const results: unknown = JSON.parse(after.result);
       const by = ['first', 'second'].map((stage) => pick(pick(results, stage), 'by'));
-      this.#check(by[0] !== undefined && by[0] === by[1], 'a result of two attempts');
+      this.#check(by[0] !== undefined && by[0] === by[1], 'a result is from two attempts');
       this.#check(
         isDeepStrictEqual(pick(pick(results, 'second'), 'after'), ['first']),
         'the second stage did not get the result of the first',
@@ -570,21 +577,21 @@ export class SimulatedWorld {
   }
 
   #verify(): void {
-    for (const { jobId, hasKey, record, isPromised, isExcused } of this.#tracks.values()) {
-      if (record === undefined || hasKey || isPromised || isExcused || this.#mayBeExpired(record)) continue;
-      this.#check(this.#hasOpenPost(jobId), `${this.#short(jobId)} exists, and its POST failed`);
+    for (const { jobId, hasKey, record, isAccepted, isExcused } of this.#tracks.values()) {
+      if (record === undefined || hasKey || isAccepted || isExcused || this.#mayBeExpired(record)) continue;
+      this.#check(this.#hasOpenPost(jobId), `${this.#short(jobId)} exists although its POST failed`);
     }
     if (this.#violation !== undefined) throw new Error(this.#violation);
   }
 
-  /** Notes a violation. It is thrown later, because here the product's code could catch it. */
+  /** Records a violation. It is thrown later, because the product's code could catch it here. */
   #check(holds: boolean, violation: string): void {
     if (!holds) this.#violation ??= `${violation}\n${this.#trace.join('\n')}`;
   }
 
   /** Whether the job has expired by any clock. */
   #mayBeExpired({ expiresAt }: Job): boolean {
-    return expiresAt * 1000 <= this.#now + (this.#isWild ? 2 * WILD_SKEW_MS : MAX_SKEW_MS);
+    return expiresAt * 1000 <= this.#now + (this.#hasWildClocks ? 2 * WILD_SKEW_MS : MAX_SKEW_MS);
   }
 
   #hasOpenPost(jobId: string): boolean {
@@ -608,11 +615,11 @@ export class SimulatedWorld {
     return { ...lambdaContext(), getRemainingTimeInMillis: () => killedAt - this.#now };
   }
 
-  /** Starts an invocation. `work` returns what is to be done once the handler has returned. */
+  /** Starts an invocation. The function that `work` returns is called once the handler has returned. */
   async #start(invocation: Invocation, work: () => Promise<() => void>): Promise<Invocation> {
     await invocation.step(() => {
       void this.#dynamodb
-        .as(invocation, work)
+        .runAs(invocation, work)
         .catch((error: unknown) => () => {
           this.#log(invocation, `fails: ${error instanceof Error ? error.message : String(error)}`);
           count(`${invocation.kind} failed`);
@@ -620,7 +627,7 @@ export class SimulatedWorld {
         })
         .then((onEnd) => {
           onEnd();
-          this.#check(invocation.unsettledStages === 0, 'a stage outlives its attempt');
+          this.#check(invocation.unsettledStages === 0, 'a stage is still running after its attempt');
           invocation.finish();
         });
     });
@@ -628,7 +635,7 @@ export class SimulatedWorld {
     return invocation;
   }
 
-  /** An invocation without any fault. */
+  /** Runs an invocation without faults. */
   async #runNew(start: () => Promise<Invocation>): Promise<Invocation> {
     const invocation = await start();
     await this.runOut(invocation);
@@ -651,7 +658,7 @@ export class SimulatedWorld {
     return response;
   }
 
-  /** Lambda's Invoke. The SDK sends it again if the response is lost. */
+  /** Lambda's Invoke, which the SDK retries if the response is lost. */
   async #invoke(invocation: Invocation, jobId: string): Promise<void> {
     const perform = async () => {
       this.queue.push({ jobId, queuedAt: this.#now, failures: 0 });
@@ -666,17 +673,17 @@ export class SimulatedWorld {
   #redeliver(event: LambdaEvent): void {
     const failed = { ...event, failures: event.failures + 1 };
     if (failed.failures < 3) this.queue.push(failed);
-    else this.deadLetters.push(failed);
+    else this.failedEvents.push(failed);
   }
 
   async #fireTimer(invocation: Invocation): Promise<void> {
     invocation.timerDueAt = Number.POSITIVE_INFINITY;
     invocation.stagesHadMs = this.#now - (invocation.stagesStartedAt ?? this.#now);
-    this.#log(invocation, 'the time of the stages is over');
+    this.#log(invocation, "the stages' time is up");
     await invocation.step(() => invocation.onTimer());
   }
 
-  /** A POST cannot know whether its job is gone if it is cut off from DynamoDB when it deletes it. */
+  /** If a POST is cut off from DynamoDB while it deletes its job, it cannot know whether the job is gone. */
   #onLostCall(invocation: Invocation, label: string): void {
     if (invocation.kind === 'POST' && label.startsWith('DeleteItem')) this.#excuse(invocation);
   }
@@ -696,7 +703,7 @@ export class SimulatedWorld {
       incarnation: 0,
       record: undefined,
       texts: new Set(),
-      isPromised: false,
+      isAccepted: false,
       isExcused: false,
       shown: undefined,
       shownAt: 0,

@@ -1,11 +1,11 @@
-// One of two equal halves, so that jest gives each a core. The seeds are random.
+// One of two equal halves, which Jest runs in parallel. The seeds are random.
 import { test } from '@jest/globals';
 import { checkSequences } from '../checkSequences.ts';
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
-  await checkSequences({ runs: 6000, isWild: false });
+  await checkSequences({ runs: 6000, hasWildClocks: false });
 }, 1_800_000);
 
 test('no clock, however wrong, changes an end', async () => {
-  await checkSequences({ runs: 1000, isWild: true });
+  await checkSequences({ runs: 1000, hasWildClocks: true });
 }, 1_800_000);
