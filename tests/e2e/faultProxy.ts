@@ -6,15 +6,15 @@ type Caller = 'createJob' | 'getJob' | 'worker';
 type Operation = 'PutItem' | 'UpdateItem' | 'DeleteItem' | 'GetItem' | 'Invoke';
 
 /**
- * What may happen to a request between a function and AWS:
- * - `refuse`: AWS answers that it cannot, and does nothing.
- * - `hang`: nothing is done, and no answer comes.
- * - `lose`: AWS does it, and the connection breaks before the answer.
- * - `lose silently`: AWS does it, and no answer comes.
- * - `delay`: AWS does it in its own time, and the answer comes when nobody waits for it.
- * - `twice`: AWS does it twice at the same moment.
- * - `kill before`, `kill after`: the function's process dies before AWS does it, or after.
- * - a promise: AWS does it when that is resolved.
+ * What can go wrong with a request from a function to AWS:
+ * - `refuse`: AWS returns an error and does nothing.
+ * - `hang`: AWS does nothing and never responds.
+ * - `lose`: AWS carries out the request, and the connection breaks before the response.
+ * - `lose silently`: AWS carries out the request but never responds.
+ * - `delay`: AWS carries out the request and responds only after the SDK has given up.
+ * - `twice`: AWS carries out the request twice at the same time.
+ * - `kill before`, `kill after`: the function's process is killed before or after AWS carries out the request.
+ * - a promise: AWS carries out the request once the promise is resolved.
  */
 export type Fault = (typeof FAULTS)[number] | Promise<unknown>;
 export const FAULTS = [
@@ -28,39 +28,39 @@ export const FAULTS = [
   'kill after',
 ] as const;
 
-/** One request of a function to AWS; the SDK's retries are requests of their own. */
+/** One request from a function to AWS. Each of the SDK's retries is another request. */
 export interface Call {
   readonly caller: Caller;
   readonly operation: Operation;
   readonly jobId: string;
-  /** The job's text, as its PutItem said it; '' when there was none. */
+  /** The job's text, as seen in its PutItem; '' if there was none. */
   readonly text: string;
-  /** Which request of this caller, operation and job it is, from 1. */
+  /** The number of this request among those with the same caller, operation and job, from 1. */
   readonly count: number;
-  /** Whether it is the write by which a worker claims a job. */
+  /** Whether the request claims a job. */
   readonly isClaim: boolean;
 }
 
-/** A call with its fate. */
+/** A call and what went wrong with it. */
 interface RecordedCall extends Call {
   readonly fault: Fault | undefined;
 }
 
-/** Stands between the functions and the local AWS, and lets go wrong what it is told to. */
+/** Stands between the functions and the local AWS, and injects faults. */
 export interface FaultProxy {
   readonly url: string;
-  /** Every call so far, in the order of arrival. */
+  /** All calls so far, in order of arrival. */
   readonly calls: readonly RecordedCall[];
   close(): Promise<void>;
 }
 
-/** How late AWS is with `delay`: longer than the SDK waits for an answer (src/aws.ts). */
+/** How long `delay` holds a request: longer than the SDK waits for a response (src/aws.ts). */
 const DELAY_MS = 3000;
 
 /**
  * Starts the proxy in front of `endpoint`.
  *
- * @param faultOf decides on each call; undefined lets it pass
+ * @param faultOf returns the fault for a call, or undefined to let it pass
  */
 export async function startFaultProxy(
   endpoint: string,
@@ -90,14 +90,14 @@ export async function startFaultProxy(
     const fault = faultOf(call);
     calls.push({ ...call, fault });
     const pass = () => forward(endpoint, incoming, body);
-    const answer = ({ status, headers, body }: Forwarded) => outgoing.writeHead(status, headers).end(body);
+    const respond = ({ status, headers, body }: Forwarded) => outgoing.writeHead(status, headers).end(body);
     const kill = () => process.kill(senderOf(incoming.headers).pid, 'SIGKILL');
     switch (fault) {
       case undefined:
-        answer(await pass());
+        respond(await pass());
         return;
       case 'refuse':
-        answer(refusal(call.operation));
+        respond(refusal(call.operation));
         return;
       case 'hang':
         return;
@@ -110,10 +110,10 @@ export async function startFaultProxy(
         return;
       case 'delay':
         await sleep(DELAY_MS);
-        answer(await pass());
+        respond(await pass());
         return;
       case 'twice':
-        answer((await Promise.all([pass(), pass()]))[1]);
+        respond((await Promise.all([pass(), pass()]))[1]);
         return;
       case 'kill before':
         kill();
@@ -124,12 +124,12 @@ export async function startFaultProxy(
         return;
       default:
         await fault;
-        answer(await pass());
+        respond(await pass());
     }
   };
 
   const server = createServer((incoming, outgoing) => {
-    // What cannot be served looks to the function like a broken connection.
+    // If a request cannot be served, the function sees a broken connection.
     serve(incoming, outgoing).catch(() => outgoing.destroy());
   });
   server.listen(0, '127.0.0.1');
@@ -146,8 +146,8 @@ export async function startFaultProxy(
 }
 
 /**
- * JavaScript for the head of a function's bundle that makes the SDK say, in the user agent of each
- * request, which function sends it and from which process.
+ * JavaScript to put at the start of a function's bundle. It makes the SDK send the function's name and
+ * process id in the user agent of each request.
  */
 export function senderBanner(caller: string): string {
   return `process.env.AWS_SDK_UA_APP_ID = "${caller}-" + process.pid;`;
@@ -175,7 +175,7 @@ function operationOf({ headers, url }: IncomingMessage): Operation {
 
 const keyOf = (operation: Operation) => (operation === 'PutItem' ? 'Item' : 'Key');
 
-/** The string at a path of JSON objects, if it is there. */
+/** The string at this path of nested JSON objects, or undefined if there is none. */
 export function textAt(json: unknown, path: readonly string[]): string | undefined {
   let value = json;
   for (const name of path) {
@@ -195,7 +195,7 @@ function forward(endpoint: string, { method, url, headers }: IncomingMessage, bo
   return new Promise((resolve, reject) => {
     const outgoing = request(`${endpoint}${url}`, { method, headers, agent: false }, (incoming) => {
       bodyOf(incoming).then(
-        (answer) => resolve({ status: incoming.statusCode ?? 500, headers: incoming.headers, body: answer }),
+        (received) => resolve({ status: incoming.statusCode ?? 500, headers: incoming.headers, body: received }),
         reject,
       );
     });
@@ -204,7 +204,7 @@ function forward(endpoint: string, { method, url, headers }: IncomingMessage, bo
   });
 }
 
-/** What DynamoDB and Lambda answer when they are overloaded or broken; the SDK tries again. */
+/** The response of DynamoDB or Lambda when it is overloaded or broken. The SDK retries. */
 function refusal(operation: Operation): Forwarded {
   const name = operation === 'Invoke' ? 'ServiceException' : 'InternalServerError';
   const type = operation === 'Invoke' ? name : `com.amazonaws.dynamodb.v20120810#${name}`;

@@ -1,7 +1,7 @@
 /**
- * Real faults: the application with stages of the test (testStack.ts) runs on the local AWS. Its
- * stages crash, hang and block on command, and a proxy breaks the functions' calls to AWS. All
- * scenarios run at the same time, because most of their time is spent waiting for Lambda's retries.
+ * Real faults. The application runs on the local AWS with test stages (testStack.ts) that crash, hang and
+ * block on command, and a proxy breaks the functions' calls to AWS. All scenarios run at the same time,
+ * because they spend most of their time waiting for Lambda's retries.
  */
 import { randomUUID } from 'node:crypto';
 import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
@@ -18,21 +18,21 @@ import { type Ending, Watcher } from './jobWatcher.ts';
 import { type StageAction, startStageRecorder } from './stageRecorder.ts';
 import { deployTestStack } from './testStack.ts';
 
-/** As on AWS, but faster: Lambda's first retry (there after 60 s) comes after the lease has expired. */
+/** Shorter than on AWS. As there, Lambda's first retry (after 60 s on AWS) comes after the lease has expired. */
 const WORKER_TIMEOUT_SECONDS = 12;
 const RETRY_DELAY_SECONDS = WORKER_TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS + 2;
 const MAX_EVENT_AGE_SECONDS = 80;
 const DEADLINE_SECONDS = MAX_EVENT_AGE_SECONDS + WORKER_TIMEOUT_SECONDS;
-/** The guaranteed bound: no attempt starts after the deadline, and its lease expires in time. */
+/** The guaranteed bound: every attempt starts before the deadline, and its lease has expired by this time. */
 const BOUND_SECONDS = MAX_EVENT_AGE_SECONDS + 2 * WORKER_TIMEOUT_SECONDS + 2 * CLOCK_SKEW_SECONDS;
-/** The same with time for the watcher to see it. */
+/** The same plus time for the watcher to see the end. */
 const LIMIT_MS = (BOUND_SECONDS + 15) * 1000;
 const DEPLOY_LIMIT_MS = 120_000;
 const TEST_LIMIT_MS = 2 * LIMIT_MS;
 
 /**
- * Each POST may start two processes. If too many start at once, calls time out that should not. So
- * each POST waits until a GET returns this quickly, for at most so many tries.
+ * A POST can start two processes. If too many processes start at once, calls time out unintentionally.
+ * Each POST therefore waits until a GET takes less than `CALM_MS`, but for no more than `CALM_TRIES` tries.
  */
 const CALM_MS = 300;
 const CALM_TRIES = 40;
@@ -43,16 +43,16 @@ const SEED = Number(process.env['FAULTS_SEED'] ?? Date.now() % 1_000_000);
 const ATTEMPTS_USED_UP = 'Processing failed: all 3 attempts ended without a result';
 const PAST_DEADLINE = 'Processing failed: the job did not finish before its deadline';
 
-/** What goes wrong with a job. Everything else works. */
+/** What goes wrong with a job. */
 interface Plan {
   readonly stage?: (stage: string, count: number) => StageAction | undefined;
   readonly fault?: (call: Call) => Fault | undefined;
 }
 
-/** By job name. */
+/** The plans by job name. */
 const plans = new Map<string, Plan>();
 
-async function openWorld() {
+async function startWorld() {
   const aws = await startLocalAws({
     env: {
       LAMBDA_ASYNC_RETRY_BASE_SECONDS: String(RETRY_DELAY_SECONDS),
@@ -95,23 +95,23 @@ async function openWorld() {
       watcher,
       baseUrl: stack.baseUrl,
 
-      /** `POST /jobs` for the job of this name. */
+      /** `POST /jobs` for the job with this name. */
       post: (name: string, plan: Plan = {}, key?: string): Promise<Answer> => {
         plans.set(name, plan);
         return submit(stack.baseUrl, recorder.textOf(name), key === undefined ? {} : { 'Idempotency-Key': key });
       },
 
-      /** Sends the worker's event, as Lambda or an operator does. */
+      /** Sends an event to the worker, as Lambda or an operator does. */
       deliver: (jobId: string) =>
         lambda.send(new InvokeCommand({ FunctionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) })),
 
-      /** How often a worker has tried to claim the job of this name; the SDK's retries count too. */
+      /** How often a worker has tried to claim the job with this name, including the SDK's retries. */
       claimsOf: (name: string): number =>
         proxy.calls.filter(({ caller, text, isClaim }) => caller === 'worker' && isClaim && nameOf(text) === name)
           .length,
 
-      /** Waits until the machine is not too busy for one more job. */
-      calm: async (): Promise<void> => {
+      /** Waits until the machine is ready for one more job. */
+      waitUntilCalm: async (): Promise<void> => {
         for (let tries = 0; tries < CALM_TRIES; tries += 1) {
           await sleep(START_INTERVAL_MS);
           const started = Date.now();
@@ -120,7 +120,7 @@ async function openWorld() {
         }
       },
 
-      /** The ids of the records in the table for the job of this name. */
+      /** The ids of all records in the table for the job with this name. */
       idsOf: async (name: string): Promise<string[]> => {
         const ids: string[] = [];
         for await (const { Items = [] } of paginateScan({ client: dynamodb }, { TableName, ConsistentRead: true })) {
@@ -129,7 +129,7 @@ async function openWorld() {
         return ids;
       },
 
-      /** The job ids of the failed events that have arrived so far. */
+      /** The job ids of all failed events so far. */
       failedEvents: async (): Promise<readonly string[]> => {
         for (;;) {
           const { Messages = [] } = await sqs.send(new ReceiveMessageCommand({ QueueUrl, MaxNumberOfMessages: 10 }));
@@ -153,23 +153,23 @@ async function openWorld() {
   }
 }
 
-type World = Awaited<ReturnType<typeof openWorld>>;
+type World = Awaited<ReturnType<typeof startWorld>>;
 
 let world: World | undefined;
-const { promise: opened, resolve: open } = Promise.withResolvers<World>();
+const { promise: ready, resolve: setReady } = Promise.withResolvers<World>();
 const scenarios: Promise<unknown>[] = [];
-let lastStart: Promise<World> = opened;
-const table: { fault: string; client: string; operator: string; seconds: number }[] = [];
+let lastStart: Promise<World> = ready;
+const rows: { fault: string; client: string; operator: string; seconds: number }[] = [];
 
-/** A test that runs at the same time as all the others, once the application is deployed. */
+/** A test that starts once the application is deployed and runs at the same time as all the others. */
 function scenario(name: string, run: (world: World) => Promise<void>): void {
   const start = lastStart.then(async (world) => {
-    await world.calm();
+    await world.waitUntilCalm();
     return world;
   });
   lastStart = start;
   const result = start.then(run);
-  // The test below is the one that fails.
+  // The rejection is reported by the test below.
   result.catch(() => undefined);
   scenarios.push(result);
   test(name, () => result, TEST_LIMIT_MS);
@@ -177,31 +177,33 @@ function scenario(name: string, run: (world: World) => Promise<void>): void {
 
 beforeAll(async () => {
   console.info(`FAULTS_SEED=${SEED}`);
-  world = await openWorld();
+  world = await startWorld();
   await runToEnd(world, 'warm-up', {});
-  open(world);
+  setReady(world);
 }, DEPLOY_LIMIT_MS);
 
 afterAll(async () => {
   await world?.close();
-  const lines = table.map(
+  const tableRows = rows.map(
     ({ fault, client, operator, seconds }) => `| ${[fault, client, operator, `${seconds.toFixed(0)} s`].join(' | ')} |`,
   );
-  console.info(['| fault | the client sees | the operator sees | within |', '|---|---|---|---|', ...lines].join('\n'));
+  console.info(
+    ['| fault | the client sees | the operator sees | within |', '|---|---|---|---|', ...tableRows].join('\n'),
+  );
 });
 
 const nameOf = (text: string) => text.slice(text.lastIndexOf('/') + 1);
 
-/** Posts a job that must be accepted, and follows it to its end. */
+/** Submits a job, which must be accepted, and follows it to its end. */
 async function runToEnd(world: World, name: string, plan: Plan, key?: string): Promise<Ending> {
   const response = await world.post(name, plan, key);
   expect(response).toMatchObject({ status: 202 });
   return world.watcher.follow(stringField(response, 'jobId'), LIMIT_MS);
 }
 
-function note(fault: string, ending: Ending, operator: string): void {
-  const outcome = ending.status === 'DONE' ? 'DONE' : `ERROR: ${errorOf(ending)}`;
-  table.push({ fault, client: `202, then ${outcome}`, operator, seconds: ending.seconds });
+function addRow(fault: string, ending: Ending, operator: string): void {
+  const end = ending.status === 'DONE' ? 'DONE' : `ERROR: ${errorOf(ending)}`;
+  rows.push({ fault, client: `202, then ${end}`, operator, seconds: ending.seconds });
 }
 
 const errorOf = ({ body }: Ending) => textAt(body, ['errorMessage']);
@@ -210,24 +212,24 @@ const errorOf = ({ body }: Ending) => textAt(body, ['errorMessage']);
 const runsOf = ({ recorder }: World, name: string) =>
   ['first', 'second', 'third'].map((stage) => recorder.runsOf(name).filter((run) => run.stage === stage).length);
 
-const WHOLE_RESULT = { first: { stage: 'first' }, second: { stage: 'second' }, third: { stage: 'third' } };
+const FULL_RESULT = { first: { stage: 'first' }, second: { stage: 'second' }, third: { stage: 'third' } };
 
-// ------------------------------------------------------------------------------------ the stages
+// ------------------------------------------------------------------------------------------ stages
 
-for (const [index, victim] of ['first', 'second', 'third'].entries()) {
-  scenario(`a job whose worker crashes in its ${victim} stage runs again, and is DONE`, async (world) => {
-    const name = `crash-in-${victim}`;
+for (const [index, crashing] of ['first', 'second', 'third'].entries()) {
+  scenario(`a job whose worker crashes in its ${crashing} stage runs again and ends as DONE`, async (world) => {
+    const name = `crash-in-${crashing}`;
     const ending = await runToEnd(world, name, {
-      stage: (stage, count) => (stage === victim && count === 1 ? 'die' : undefined),
+      stage: (stage, count) => (stage === crashing && count === 1 ? 'die' : undefined),
     });
-    expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+    expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
     expect(runsOf(world, name)).toEqual([2, index >= 1 ? 2 : 1, index >= 2 ? 2 : 1]);
-    note(`the worker crashes in its ${victim} stage`, ending, 'an error of the worker');
+    addRow(`the worker crashes in its ${crashing} stage`, ending, 'a worker error');
   });
 }
 
 scenario(
-  'a stage that stops at its signal ends its job as ERROR at once, and leaves the process alive',
+  'a stage that takes too long but obeys its signal ends its job as ERROR, and the process stays alive',
   async (world) => {
     const ending = await runToEnd(world, 'too-long', {
       stage: (stage) => (stage === 'second' ? 'work 60000' : undefined),
@@ -237,41 +239,41 @@ scenario(
     await sleep((RETRY_DELAY_SECONDS + 3) * 1000);
     expect(runsOf(world, 'too-long')).toEqual([1, 1, 0]);
     expect(world.claimsOf('too-long')).toBe(1);
-    note('a stage takes too long', ending, 'a log line of the stage');
+    addRow('a stage takes too long', ending, 'a log line for the stage');
   },
 );
 
 for (const action of ['ignore 60000', 'never'] as const) {
   scenario(
-    `a stage that does not stop ('${action}') ends its job as ERROR at once, and its process with it`,
+    `a stage that ignores its signal ('${action}') ends its job as ERROR, and the process is ended`,
     async (world) => {
       const name = `unstoppable-${action.replace(' ', '-')}`;
       const ending = await runToEnd(world, name, { stage: (stage) => (stage === 'second' ? action : undefined) });
       expect(ending).toMatchObject({ status: 'ERROR', body: { errorMessage: "Stage 'second' took too long" } });
       expect(ending.seconds).toBeLessThan(WORKER_TIMEOUT_SECONDS);
       await sleep((RETRY_DELAY_SECONDS + 3) * 1000);
-      // The stage ended with its process, and the event came back and found the job ended.
+      // The stage ended with its process. The event was delivered again and found the job ended.
       expect(world.recorder.runsOf(name).filter(({ endedAt }) => endedAt === undefined)).toEqual([]);
       expect(runsOf(world, name)).toEqual([1, 1, 0]);
       expect(world.claimsOf(name)).toBe(2);
       expect((await getJob(world.baseUrl, ending.jobId)).json).toEqual(ending.body);
-      note(`a stage takes too long and ignores its signal (${action})`, ending, 'an error of the worker');
+      addRow(`a stage takes too long and ignores its signal (${action})`, ending, 'a worker error');
     },
   );
 }
 
 scenario(
-  'a stage that does not stop while the end cannot be written does not run beside the next attempt',
+  'a stage that ignores its signal does not run alongside the next attempt, even if the end cannot be written',
   async (world) => {
     const ending = await runToEnd(world, 'unstoppable-and-cut-off', {
       stage: (stage, count) => (stage === 'first' && count === 1 ? 'ignore 60000' : undefined),
       fault: faultAt('refuse', { caller: 'worker', operation: 'UpdateItem' }, [2, 3]),
     });
-    expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+    expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
     expect(runsOf(world, 'unstoppable-and-cut-off')).toEqual([2, 1, 1]);
     const [first, second] = world.recorder.runsOf('unstoppable-and-cut-off');
     expect(first?.endedAt).toBeLessThan(second?.startedAt ?? 0);
-    note('a stage ignores its signal, and the end cannot be written', ending, 'an error of the worker');
+    addRow('a stage ignores its signal, and the end cannot be written', ending, 'a worker error');
   },
 );
 
@@ -280,27 +282,27 @@ scenario('a stage that times out after a slow claim gets another attempt', async
     stage: (stage, count) => (stage === 'first' && count === 1 ? 'work 60000' : undefined),
     fault: faultAt('hang', { caller: 'worker', operation: 'UpdateItem' }, [1]),
   });
-  expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
   expect(runsOf(world, 'slow-claim')).toEqual([2, 1, 1]);
-  note('the claim is slow, and a stage then takes too long', ending, 'an error of the worker');
+  addRow('the claim is slow, and a stage then takes too long', ending, 'a worker error');
 });
 
-scenario('a StageError ends its job as ERROR with its message, and the stage does not run again', async (world) => {
+scenario('a StageError ends the job as ERROR with its message, and the stage does not run again', async (world) => {
   const ending = await runToEnd(world, 'throws', { stage: (stage) => (stage === 'third' ? 'throw' : undefined) });
   expect(ending).toMatchObject({ status: 'ERROR', body: { errorMessage: 'Stage third was told to throw' } });
   await sleep(RETRY_DELAY_SECONDS * 1000);
   expect(runsOf(world, 'throws')).toEqual([1, 1, 1]);
-  note('a stage throws a StageError', ending, 'a log line with the error');
+  addRow('a stage throws a StageError', ending, 'a log line with the error');
 });
 
-scenario('any other error of a stage ends its job as ERROR, and the client does not see its message', async (world) => {
+scenario('any other error in a stage ends the job as ERROR, and the client does not see its message', async (world) => {
   const ending = await runToEnd(world, 'fails', { stage: (stage) => (stage === 'first' ? 'fail' : undefined) });
   expect(ending).toMatchObject({ status: 'ERROR', body: { errorMessage: "Stage 'first' failed" } });
-  note('a stage throws any other error', ending, 'a log line with the error and its causes');
+  addRow('a stage throws any other error', ending, 'a log line with the error and its causes');
 });
 
 for (const action of ['odd keys', 'deep'] as const) {
-  scenario(`a result of any JSON object (${action}) comes back as it was`, async (world) => {
+  scenario(`an unusual result (${action}) is returned unchanged`, async (world) => {
     const name = `result-${action.replace(' ', '-')}`;
     const ending = await runToEnd(world, name, { stage: (stage) => (stage === 'first' ? action : undefined) });
     expect(ending.status).toBe('DONE');
@@ -308,52 +310,52 @@ for (const action of ['odd keys', 'deep'] as const) {
   });
 }
 
-scenario('a job whose stage blocks its process until Lambda kills it runs again, and is DONE', async (world) => {
+scenario('a job whose stage blocks the process until Lambda kills it runs again and ends as DONE', async (world) => {
   const ending = await runToEnd(world, 'blocks-once', {
     stage: (stage, count) => (stage === 'first' && count === 1 ? 'block 60000' : undefined),
   });
-  expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
   expect(runsOf(world, 'blocks-once')).toEqual([2, 1, 1]);
-  note('a stage blocks the process until Lambda kills it', ending, 'a time-out of the worker');
+  addRow('a stage blocks the process until Lambda kills it', ending, 'a worker time-out');
 });
 
 for (const action of ['die', 'block 60000'] as const) {
   scenario(
-    `a job whose worker fails by '${action}' at every attempt ends as ERROR, and its event is kept`,
+    `a job whose worker fails in every attempt ('${action}') ends as ERROR, and its event is kept`,
     async (world) => {
       const name = `every-attempt-${action.replace(' ', '-')}`;
       const ending = await runToEnd(world, name, { stage: () => action });
       expect(ending).toMatchObject({ status: 'ERROR', body: { errorMessage: ATTEMPTS_USED_UP } });
       expect(await world.failedEvents()).toContain(ending.jobId);
 
-      // Sending the event again changes nothing.
+      // Sending the event again does not change the job.
       await world.deliver(ending.jobId);
       await sleep(3000);
       expect(runsOf(world, name)).toEqual([3, 0, 0]);
       expect((await getJob(world.baseUrl, ending.jobId)).json).toEqual(ending.body);
-      note(`the worker fails at every attempt (${action})`, ending, '3 errors of the worker, a failed event');
+      addRow(`the worker fails in every attempt (${action})`, ending, '3 worker errors, a failed event');
     },
   );
 }
 
-// ---------------------------------------------------------------------------------- the delivery
+// -------------------------------------------------------------------------------------- deliveries
 
-scenario('an event that is delivered twice at once, and again after DONE, runs its job once', async (world) => {
+scenario('an event that is delivered twice at once, and again after the end, runs its job once', async (world) => {
   const ending = await runToEnd(world, 'twice', {
     stage: () => 'work 700',
     fault: ({ operation }) => (operation === 'Invoke' ? 'twice' : undefined),
   });
   expect(ending).toMatchObject({ status: 'DONE' });
   await world.deliver(ending.jobId);
-  // The delivery that found the job held comes back, and finds it ended.
+  // The delivery that found the job held is retried and finds the job ended.
   await sleep((RETRY_DELAY_SECONDS + 3) * 1000);
   expect(runsOf(world, 'twice')).toEqual([1, 1, 1]);
   expect((await getJob(world.baseUrl, ending.jobId)).json).toEqual(ending.body);
   expect(await world.failedEvents()).not.toContain(ending.jobId);
-  note('an event is delivered twice at once, and again after DONE', ending, 'refused claims in the log');
+  addRow('an event is delivered twice at once, and again after the end', ending, 'refused claims in the log');
 });
 
-scenario('an event that Lambda gave up on, and that is sent again, finishes its job', async (world) => {
+scenario('a job whose event Lambda gave up on is DONE after an operator sends the event again', async (world) => {
   let isDown = true;
   const started = Date.now();
   const response = await world.post('redriven', {
@@ -371,35 +373,39 @@ scenario('an event that Lambda gave up on, and that is sent again, finishes its 
   isDown = false;
   await world.deliver(jobId);
   const ending = await ended;
-  expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
-  note('DynamoDB refuses every claim; the event is sent again later', ending, '3 errors of the worker, a failed event');
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
+  addRow(
+    'DynamoDB refuses every claim, and an operator sends the event again later',
+    ending,
+    '3 worker errors, a failed event',
+  );
 });
 
-// -------------------------------------------------------------------------------------- DynamoDB
+// ---------------------------------------------------------------------------------------- DynamoDB
 
-/** A fault for these requests of one kind, by their number. */
+/** A fault for the requests of this caller and operation that have these numbers. */
 const faultAt =
   (fault: Fault, at: Pick<Call, 'caller' | 'operation'>, counts: readonly number[]): NonNullable<Plan['fault']> =>
   ({ caller, operation, count }) =>
     caller === at.caller && operation === at.operation && counts.includes(count) ? fault : undefined;
 
-/** If the SDK's retry meets the same fault, the call fails. */
-const BROKEN = ['refuse', 'hang', 'lose', 'lose silently'] as const;
+/** The faults that make a call fail if they happen to the SDK's retry too. */
+const FAILING = ['refuse', 'hang', 'lose', 'lose silently'] as const;
 
-scenario('the SDK’s retry makes up for the lost response to every first try', async (world) => {
+scenario('a job ends as DONE although the response to the first try of every call is lost', async (world) => {
   const ending = await runToEnd(world, 'first-tries-lost', {
     fault: ({ caller, operation, count }) =>
       caller === 'getJob' || operation === 'Invoke' || count % 2 === 0 ? undefined : 'lose',
   });
-  expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
   expect(runsOf(world, 'first-tries-lost')).toEqual([1, 1, 1]);
-  note('the response to each first try is lost', ending, 'nothing');
+  addRow('the response to the first try of every call is lost', ending, 'nothing');
 });
 
-for (const fault of BROKEN) {
+for (const fault of FAILING) {
   const slug = fault.replace(' ', '-');
 
-  scenario(`a POST without a key whose PutItem meets '${fault}' returns 500 and leaves no job`, async (world) => {
+  scenario(`a POST without a key whose PutItem fails ('${fault}') returns 500 and leaves no job`, async (world) => {
     const name = `put-${slug}`;
     const started = Date.now();
     const response = await world.post(name, {
@@ -407,7 +413,7 @@ for (const fault of BROKEN) {
     });
     expect(response).toMatchObject({ status: 500, json: { error: 'Internal server error' } });
     expect(await world.idsOf(name)).toEqual([]);
-    table.push({
+    rows.push({
       fault: `the put of a POST: ${fault}`,
       client: '500, and no job is left',
       operator: 'an error in the log',
@@ -415,30 +421,30 @@ for (const fault of BROKEN) {
     });
   });
 
-  scenario(`a job whose claim meets '${fault}' runs in the next attempt`, async (world) => {
+  scenario(`a job whose claim fails ('${fault}') runs in the next attempt`, async (world) => {
     const name = `claim-${slug}`;
     const ending = await runToEnd(world, name, {
       fault: faultAt(fault, { caller: 'worker', operation: 'UpdateItem' }, [1, 2]),
     });
-    expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+    expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
     expect(ending.seconds).toBeGreaterThan(RETRY_DELAY_SECONDS);
     expect(runsOf(world, name)).toEqual([1, 1, 1]);
-    note(`the claim: ${fault}`, ending, 'an error of the worker');
+    addRow(`the claim: ${fault}`, ending, 'a worker error');
   });
 
-  scenario(`a job whose end meets '${fault}' has one end`, async (world) => {
+  scenario(`a job whose end cannot be written ('${fault}') still ends as DONE`, async (world) => {
     const name = `end-${slug}`;
     const ending = await runToEnd(world, name, {
       fault: faultAt(fault, { caller: 'worker', operation: 'UpdateItem' }, [2, 3]),
     });
-    expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+    expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
     const isStored = fault.startsWith('lose');
     if (isStored) await sleep((RETRY_DELAY_SECONDS + 3) * 1000);
     expect(runsOf(world, name)).toEqual(isStored ? [1, 1, 1] : [2, 2, 2]);
-    note(`the end: ${fault}`, ending, 'an error of the worker');
+    addRow(`the end: ${fault}`, ending, 'a worker error');
   });
 
-  scenario(`a GET whose read meets '${fault}' returns 500, and the next one returns the job`, async (world) => {
+  scenario(`a GET whose read fails ('${fault}') returns 500, and the next GET returns the job`, async (world) => {
     const name = `get-${slug}`;
     let isDown = false;
     const ending = await runToEnd(world, name, {
@@ -450,7 +456,7 @@ for (const fault of BROKEN) {
     isDown = false;
     expect(response).toMatchObject({ status: 500, json: { error: 'Internal server error' } });
     expect((await getJob(world.baseUrl, ending.jobId)).json).toEqual(ending.body);
-    table.push({
+    rows.push({
       fault: `the read of a GET: ${fault}`,
       client: '500; the next GET returns the job',
       operator: 'an error in the log',
@@ -470,17 +476,17 @@ scenario('an end that reaches DynamoDB after the next attempt has started is ref
       return count === 2 || count === 3 ? claimedAgain.promise.then(() => sleep(1000)) : undefined;
     },
   });
-  expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
   expect(ending.seconds).toBeGreaterThan(RETRY_DELAY_SECONDS);
   expect(runsOf(world, name)).toEqual([2, 2, 2]);
-  note('the end reaches DynamoDB during the next attempt', ending, 'an error of the worker');
+  addRow('the end reaches DynamoDB during the next attempt', ending, 'a worker error');
 });
 
-// ------------------------------------------------------------------------------------ the Invoke
+// ------------------------------------------------------------------------------------------ Invoke
 
-for (const fault of BROKEN) {
+for (const fault of FAILING) {
   scenario(
-    `a POST without a key whose Invoke meets '${fault}' returns 503 and leaves no job, or 202`,
+    `a POST without a key whose Invoke fails ('${fault}') returns 503 and leaves no job, or returns 202`,
     async (world) => {
       const name = `invoke-${fault.replace(' ', '-')}`;
       const started = Date.now();
@@ -493,7 +499,7 @@ for (const fault of BROKEN) {
         const ending = await world.watcher.follow(stringField(response, 'jobId'), LIMIT_MS);
         expect(ending).toMatchObject({ status: 'DONE' });
         expect(runsOf(world, name)).toEqual([1, 1, 1]);
-        note(`the Invoke of a POST: ${fault}`, ending, 'nothing');
+        addRow(`the Invoke of a POST: ${fault}`, ending, 'nothing');
         return;
       }
       expect(response).toMatchObject({ status: 503, headers: { 'retry-after': '1' } });
@@ -502,7 +508,7 @@ for (const fault of BROKEN) {
       await sleep(10_000);
       expect(runsOf(world, name)).toEqual([0, 0, 0]);
       const client = '503, and no job is left';
-      table.push({ fault: `the Invoke of a POST: ${fault}`, client, operator: 'an error in the log', seconds });
+      rows.push({ fault: `the Invoke of a POST: ${fault}`, client, operator: 'an error in the log', seconds });
     },
   );
 }
@@ -511,7 +517,7 @@ for (const [operation, status] of [
   ['PutItem', 500],
   ['Invoke', 503],
 ] as const) {
-  scenario(`a POST with a key whose ${operation} fails is made good by repeating it`, async (world) => {
+  scenario(`a POST with a key whose ${operation} fails succeeds when it is repeated`, async (world) => {
     const name = `repeated-${operation}`;
     const plan = { fault: faultAt('lose', { caller: 'createJob', operation }, [1, 2]) };
     const first = await world.post(name, plan, name);
@@ -519,9 +525,9 @@ for (const [operation, status] of [
     expect(await world.idsOf(name)).toHaveLength(1);
     const ending = await runToEnd(world, name, plan, name);
     expect([ending.jobId]).toEqual(await world.idsOf(name));
-    expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+    expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
     expect(runsOf(world, name)).toEqual([1, 1, 1]);
-    table.push({
+    rows.push({
       fault: `the ${operation} of a POST with a key fails; the POST is repeated`,
       client: `${status}; then 202, then DONE`,
       operator: 'an error in the log',
@@ -530,11 +536,11 @@ for (const [operation, status] of [
   });
 }
 
-// --------------------------------------------------------------------------- createJob is killed
+// -------------------------------------------------------------------------------- createJob killed
 
 for (const fault of ['kill before', 'kill after'] as const) {
   scenario(
-    `a POST with a key whose createJob dies ('${fault}' its Invoke) is made good by repeating it`,
+    `a POST with a key whose createJob dies ('${fault}' its Invoke) succeeds when it is repeated`,
     async (world) => {
       const name = `created-${fault.replace(' ', '-')}`;
       const plan = { fault: faultAt(fault, { caller: 'createJob', operation: 'Invoke' }, [1]) };
@@ -545,13 +551,13 @@ for (const fault of ['kill before', 'kill after'] as const) {
 
       const ending = await runToEnd(world, name, plan, name);
       expect([ending.jobId]).toEqual(ids);
-      expect(ending).toMatchObject({ status: 'DONE', body: { result: WHOLE_RESULT } });
+      expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
       expect(runsOf(world, name)).toEqual([1, 1, 1]);
       expect(await world.post(`${name}-other`, {}, name)).toMatchObject({ status: 422 });
-      table.push({
+      rows.push({
         fault: `createJob: ${fault} its Invoke; the POST is repeated with its key`,
         client: `${first.status}; then 202, then DONE`,
-        operator: 'an error of createJob',
+        operator: 'a createJob error',
         seconds: ending.seconds,
       });
     },
@@ -559,13 +565,13 @@ for (const fault of ['kill before', 'kill after'] as const) {
 }
 
 scenario(
-  'a job whose createJob died, and whose POST is not repeated, ends at its deadline without having run',
+  'a job whose createJob died and whose POST is not repeated ends at its deadline without running',
   async (world) => {
     const name = 'created-and-left';
     const response = await world.post(name, {
       fault: (call) => {
         if (call.caller === 'createJob' && call.operation === 'Invoke') return 'kill before';
-        // The reader that ends the job loses the response to its first try.
+        // The getJob that ends the job loses the response to its first try.
         return call.caller === 'getJob' && call.operation === 'UpdateItem' ? 'lose' : undefined;
       },
     });
@@ -574,16 +580,16 @@ scenario(
     const ending = await world.watcher.follow(jobId, LIMIT_MS);
     expect(ending).toMatchObject({ status: 'ERROR', body: { errorMessage: PAST_DEADLINE } });
     expect(runsOf(world, name)).toEqual([0, 0, 0]);
-    table.push({
+    rows.push({
       fault: 'createJob: kill before its Invoke; the POST is not repeated',
-      client: `${response.status}; the id, which no client knows, shows PENDING, then ERROR`,
-      operator: 'an error of createJob',
+      client: `${response.status}; no client knows the id; GET would show PENDING, then ERROR`,
+      operator: 'a createJob error',
       seconds: ending.seconds,
     });
   },
 );
 
-scenario('a POST that is repeated after the deadline of its job returns 202 with status ERROR', async (world) => {
+scenario("a POST that is repeated after its job's deadline returns 202 with status ERROR", async (world) => {
   const name = 'repeated-too-late';
   const plan = { fault: faultAt('kill before', { caller: 'createJob', operation: 'Invoke' }, [1]) };
   const started = Date.now();
@@ -596,17 +602,17 @@ scenario('a POST that is repeated after the deadline of its job returns 202 with
     status: 'ERROR',
     errorMessage: PAST_DEADLINE,
   });
-  table.push({
+  rows.push({
     fault: 'createJob: kill before its Invoke; the POST is repeated after the deadline',
     client: `${first.status}; then 202 with status ERROR`,
-    operator: 'an error of createJob',
+    operator: 'a createJob error',
     seconds: (Date.now() - started) / 1000,
   });
 });
 
-// ------------------------------------------------------------------------------ all of it at once
+// ----------------------------------------------------------------------------------- random faults
 
-/** A number from 0 to 1 that depends on the seed and the words only. */
+/** A pseudo-random number from 0 to 1 that depends only on the seed and the words. */
 function chance(...words: readonly (string | number)[]): number {
   let hash = SEED ^ 0x9e3779b9;
   for (const character of words.join(' ')) hash = Math.imul(hash ^ character.charCodeAt(0), 0x01000193);
@@ -630,15 +636,15 @@ const stormPlan = (name: string): Plan => ({
 });
 
 scenario(
-  `${STORM_JOBS} jobs under random faults: each accepted one ends, and a failed POST leaves none`,
+  `of ${STORM_JOBS} jobs under random faults, each accepted one ends, and a failed POST leaves none`,
   async (world) => {
     const accepted = new Map<string, Ending>();
     const failed: string[] = [];
     const endings: Promise<void>[] = [];
 
-    /** Half of the clients repeat a failed POST with a key; the others have no key and give up. */
+    /** Half of the clients use a key and repeat a failed POST. The others have no key and give up. */
     const hasKey = (name: string) => chance(name, 'key') < 0.5;
-    const postOne = async (name: string) => {
+    const submitUntilAccepted = async (name: string) => {
       for (let tries = 0; tries < (hasKey(name) ? 6 : 1); tries += 1) {
         const response = await world.post(name, stormPlan(name), hasKey(name) ? `key-${SEED}-${name}` : undefined);
         if (response.status === 202) {
@@ -652,15 +658,15 @@ scenario(
     };
     const posts: Promise<void>[] = [];
     for (let index = 0; index < STORM_JOBS; index += 1) {
-      await world.calm();
-      posts.push(postOne(`storm-${index}`));
+      await world.waitUntilCalm();
+      posts.push(submitUntilAccepted(`storm-${index}`));
     }
     await Promise.all(posts);
-    const outcomes = await Promise.allSettled(endings);
-    expect(outcomes.filter(({ status }) => status === 'rejected')).toEqual([]);
+    const settled = await Promise.allSettled(endings);
+    expect(settled.filter(({ status }) => status === 'rejected')).toEqual([]);
 
-    // Without a key, a failed POST leaves a job only if createJob was killed or could not delete it,
-    // or if its put arrived after the delete.
+    // A failed POST without a key may leave a job only if createJob was killed, if createJob could not
+    // delete it, or if the put arrived after the delete.
     const left: string[] = [];
     const excused: string[] = [];
     for (const name of failed.filter((name) => !hasKey(name))) {
@@ -683,9 +689,9 @@ scenario(
     console.info(
       [
         `storm: ${accepted.size} accepted and ended, ${failed.length} failed, ${calls.length} calls broken`,
-        ...[...byStatus].map(([outcome, of]) => `  ${of.length} x ${outcome}`),
+        ...[...byStatus].map(([end, endings]) => `  ${endings.length} x ${end}`),
         `  slowest ${Math.max(...[...accepted.values()].map(({ seconds }) => seconds)).toFixed(0)} s`,
-        ...excused.map((line) => `  left behind, as documented: ${line}`),
+        ...excused.map((line) => `  left a job, as documented: ${line}`),
       ].join('\n'),
     );
     expect(left).toEqual([]);
@@ -693,14 +699,14 @@ scenario(
   },
 );
 
-// --------------------------------------------------------------------------- in all scenarios
+// ----------------------------------------------------------------------------------- all scenarios
 
 test(
   'no end changed, no status went back, and no two stages of a job ran at the same time',
   async () => {
-    const world = await opened;
+    const world = await ready;
     await Promise.allSettled(scenarios);
-    // Every job that has ended is read once more.
+    // Time for every ended job to be read once more.
     await sleep(10_000);
     expect(world.watcher.violations).toEqual([]);
     expect([...world.watcher.rereads].filter(([, rereads]) => rereads === 0)).toEqual([]);
@@ -709,15 +715,15 @@ test(
   TEST_LIMIT_MS,
 );
 
-// The roles are deployed as written in the template: SAM adds nothing to a function that has one.
+// The deployed roles are those of the template, because SAM adds no permissions to a function that has a role.
 test.each([
   ['createJob', 'CreateJobFunction', 'CreateJobRole'],
   ['worker', 'WorkerFunction', 'WorkerRole'],
   ['getJob', 'GetJobFunction', 'GetJobRole'],
 ] as const)(
-  '%s may make exactly the calls that it makes',
+  '%s is allowed exactly the calls that it makes',
   async (caller, functionName, role) => {
-    const world = await opened;
+    const world = await ready;
     await Promise.allSettled(scenarios);
     const made = world.proxy.calls
       .filter((call) => call.caller === caller)

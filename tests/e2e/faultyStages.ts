@@ -10,9 +10,9 @@ export const RESULTS = {
 } as const;
 
 /**
- * The stages of the test, which replace src/stages.ts in its build. The text of a job is its own URL
- * at the stage recorder. Each stage asks the recorder what to do, and keeps the connection open while
- * it is at work. So the recorder sees the end of a stage even if its process is killed.
+ * The test stages, which replace src/stages.ts in the build. The text of a job is the job's URL at the
+ * stage recorder. Each stage asks the recorder what to do and keeps the connection open while it runs.
+ * The recorder therefore sees when a stage ends, even if its process is killed.
  */
 export const stages: readonly Stage[] = ['first', 'second', 'third'].map((name) => ({
   name,
@@ -42,7 +42,7 @@ export const stages: readonly Stage[] = ['first', 'second', 'third'].map((name) 
         case 'throw':
           throw new StageError(`Stage ${name} was told to throw`);
         case 'fail':
-          throw new Error('An error with details', { cause: new Error('The cause of it') });
+          throw new Error('An error with details', { cause: new Error('The cause') });
         case 'odd keys':
         case 'deep':
           return JSON.parse(action === 'deep' ? RESULTS.deep : RESULTS['odd keys']);

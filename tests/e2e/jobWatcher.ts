@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getJob, stringField } from './deployment.ts';
 
-/** How a job came to its end, as GET showed it. */
+/** How a job ended, as seen by GET. */
 export interface Ending {
   readonly jobId: string;
   readonly status: 'DONE' | 'ERROR';
   readonly body: unknown;
   /** Each status once, in the order seen. */
   readonly statuses: readonly string[];
-  /** From the moment that the job was given to the watcher. */
+  /** Since the watcher started to follow the job. */
   readonly seconds: number;
 }
 
@@ -16,8 +16,8 @@ const INTERVAL_MS = 1500;
 const READERS = 4;
 
 /**
- * Reads every job that it is given again and again, to its end and beyond, and notes whatever must
- * never be seen. An answer 5xx is not among that: a fault of a read changes no job.
+ * Reads each job repeatedly, even after its end, and records violations of the guarantees. A 5xx
+ * response is not a violation, because a failed read does not change the job.
  */
 export class Watcher {
   readonly #baseUrl: string;
@@ -31,17 +31,17 @@ export class Watcher {
     this.#baseUrl = baseUrl;
   }
 
-  /** A status that went back, an end that changed, a job that was gone. */
+  /** Statuses that went back, ends that changed, and jobs that disappeared. */
   get violations(): readonly string[] {
     return this.#violations;
   }
 
-  /** How often each ended job was read again. */
+  /** How often each job was read again after its end. */
   get rereads(): ReadonlyMap<string, number> {
     return this.#rereads;
   }
 
-  /** Follows a job, and rejects when it has not ended after so many milliseconds. */
+  /** Follows a job to its end. Rejects if that takes more than `limitMs`. */
   follow(jobId: string, limitMs: number): Promise<Ending> {
     const { promise, resolve, reject } = Promise.withResolvers<Ending>();
     this.#watch(jobId, limitMs, resolve).catch(reject);
@@ -57,24 +57,24 @@ export class Watcher {
     const statuses: string[] = [];
     let shownEnd: string | undefined;
     while (!this.#isStopped) {
-      const answer = await this.#inTurn(() => getJob(this.#baseUrl, jobId));
-      if (answer.status < 500) {
-        if (answer.status !== 200) {
-          const violation = `${jobId} is gone: ${answer.status} ${answer.text}; seen: ${statuses.join(', ')}`;
+      const response = await this.#limited(() => getJob(this.#baseUrl, jobId));
+      if (response.status < 500) {
+        if (response.status !== 200) {
+          const violation = `${jobId} is gone: ${response.status} ${response.text}; seen: ${statuses.join(', ')}`;
           this.#violations.push(violation);
           throw new Error(violation);
         }
-        const status = stringField(answer, 'status');
+        const status = stringField(response, 'status');
         if (statuses.includes(status) && statuses.at(-1) !== status)
           this.#violations.push(`${jobId} back to ${status}`);
         if (statuses.at(-1) !== status) statuses.push(status);
         if (shownEnd !== undefined) {
-          if (shownEnd !== answer.text) this.#violations.push(`${jobId}: ${shownEnd} became ${answer.text}`);
+          if (shownEnd !== response.text) this.#violations.push(`${jobId}: ${shownEnd} became ${response.text}`);
           this.#rereads.set(jobId, (this.#rereads.get(jobId) ?? 0) + 1);
         } else if (status === 'DONE' || status === 'ERROR') {
-          shownEnd = answer.text;
+          shownEnd = response.text;
           this.#rereads.set(jobId, 0);
-          resolve({ jobId, status, body: answer.json, statuses, seconds: (Date.now() - started) / 1000 });
+          resolve({ jobId, status, body: response.json, statuses, seconds: (Date.now() - started) / 1000 });
         }
       }
       if (shownEnd === undefined && Date.now() - started > limitMs) {
@@ -84,8 +84,8 @@ export class Watcher {
     }
   }
 
-  /** A few reads at a time, so that the reading does not slow down what is read. */
-  async #inTurn<T>(read: () => Promise<T>): Promise<T> {
+  /** Limits how many reads run at once, so they do not slow down the jobs. */
+  async #limited<T>(read: () => Promise<T>): Promise<T> {
     if (this.#idleReaders > 0) this.#idleReaders -= 1;
     else await new Promise<void>((resolve) => this.#waiting.push(resolve));
     try {

@@ -9,30 +9,30 @@ import { type Answer, isLocalAws } from './deployment.ts';
 const file = resolve(import.meta.dirname, '..', '..', 'openapi.yaml');
 
 /**
- * A check of answers against openapi.yaml: status, headers, media type and body. It throws an Error
- * that says what of an answer is not described there. Paths that are not described are not checked.
+ * Returns a function that checks a response against openapi.yaml: status, headers, media type and body.
+ * It throws an Error that lists the differences. Paths that are not in openapi.yaml are not checked.
  */
-export async function openContract(): Promise<(method: string, url: string, answer: Answer) => void> {
+export async function openContract(): Promise<(method: string, url: string, response: Answer) => void> {
   const api = new OpenAPIBackend({
     definition: parse(readFileSync(file, 'utf8')),
-    // Without its check of the document, which knows OpenAPI 3.0 only; `npm run lint` checks that.
+    // Skips the check of the document, which supports only OpenAPI 3.0. `npm run lint` checks it.
     quick: true,
     customizeAjv: (_ajv, options) => addFormats(new Ajv2020({ ...options, strict: false, allErrors: true })),
   });
   await api.init();
 
-  return (method, url, answer) => {
-    // What the local AWS answers by itself: it does not know the template's GatewayResponses.
-    if (isLocalAws(url) && /^\{"message": ?"/.test(answer.text)) return;
+  return (method, url, response) => {
+    // A response of the local AWS itself, which does not support the template's GatewayResponses.
+    if (isLocalAws(url) && /^\{"message": ?"/.test(response.text)) return;
     const path = /\/jobs(?:\/[^/?]+)?$/.exec(url)?.[0];
     if (path === undefined) return;
-    // Another method is answered with the 405 of the path's own one.
+    // For any other method, the 405 is described under the method that the path has.
     const operation = [method, 'GET', 'POST']
       .map((candidate) => api.matchOperation({ method: candidate, path, headers: {} }))
       .find((found) => found !== undefined);
     if (operation?.operationId === undefined) return;
 
-    const { status, headers, json } = answer;
+    const { status, headers, json } = response;
     const described = operation.responses?.[status];
     const problems: string[] = [];
     if (described === undefined || '$ref' in described) {
@@ -52,7 +52,7 @@ export async function openContract(): Promise<(method: string, url: string, answ
     }
     if (problems.length > 0) {
       throw new Error(
-        `${method} ${path.slice(0, 200)} answered ${status}, not as in openapi.yaml: ${problems.join('; ')}\n${answer.text.slice(0, 1000)}`,
+        `${method} ${path.slice(0, 200)} returned ${status}, which does not match openapi.yaml: ${problems.join('; ')}\n${response.text.slice(0, 1000)}`,
       );
     }
   };

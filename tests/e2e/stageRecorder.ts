@@ -3,14 +3,14 @@ import { createServer } from 'node:http';
 import type { RESULTS } from './faultyStages.ts';
 
 /**
- * What a stage of the test does:
- * - `work`: takes so many milliseconds, unless its signal aborts.
- * - `ignore`: takes so many milliseconds, whatever its signal says.
+ * What a test stage does. Numbers are milliseconds.
+ * - `work`: runs for that long, unless its signal aborts.
+ * - `ignore`: runs for that long and ignores its signal.
  * - `never`: never settles.
- * - `block`: lets its process do nothing else for so many milliseconds.
- * - `throw`: throws a StageError.
- * - `fail`: throws another error, with a cause.
- * - `die`: its process is killed.
+ * - `block`: blocks the event loop for that long.
+ * - `throw`: throws a `StageError`.
+ * - `fail`: throws an `Error` with a cause.
+ * - `die`: kills its process.
  * - `odd keys`, `deep`: returns an unusual result.
  */
 export type StageAction =
@@ -27,22 +27,22 @@ interface StageRun {
   readonly stage: string;
   /** Unix milliseconds. */
   readonly startedAt: number;
-  /** Undefined while the stage is at work. */
+  /** Undefined while the stage is running. */
   readonly endedAt: number | undefined;
 }
 
-/** Tells the stages of the test what to do, and records when they run. */
+/** Tells the test stages what to do, and records when they run. */
 export interface StageRecorder {
-  /** The text of the job of this name. */
+  /** The text of the job with this name. */
   textOf(jobName: string): string;
-  /** The runs of a job's stages, in the order of their starts. */
+  /** The runs of a job's stages, in the order in which they started. */
   runsOf(jobName: string): readonly StageRun[];
-  /** Each time that a stage of a job started while another stage of the same job was at work. */
+  /** Each case of a stage that started while another stage of the same job was running. */
   readonly overlaps: readonly string[];
   close(): Promise<void>;
 }
 
-/** @param actionOf decides what a stage does; `count` is 1 for the job's first run of that stage */
+/** @param actionOf returns what a stage does; `count` is 1 for the job's first run of that stage */
 export async function startStageRecorder(
   actionOf: (jobName: string, stage: string, count: number) => StageAction,
 ): Promise<StageRecorder> {
@@ -53,7 +53,7 @@ export async function startStageRecorder(
     const [, jobName = '', stage = ''] = (incoming.url ?? '').split('/');
     const before = runs.get(jobName) ?? [];
     for (const other of before.filter(({ endedAt }) => endedAt === undefined)) {
-      overlaps.push(`${jobName}: ${stage} started while ${other.stage}, started at ${other.startedAt}, was at work`);
+      overlaps.push(`${jobName}: ${stage} started while ${other.stage}, started at ${other.startedAt}, was running`);
     }
     const run: (typeof before)[number] = { jobName, stage, startedAt: Date.now(), endedAt: undefined };
     runs.set(jobName, [...before, run]);
@@ -66,7 +66,7 @@ export async function startStageRecorder(
     const count = before.filter((other) => other.stage === stage).length + 1;
     outgoing.writeHead(200, { 'X-Action': actionOf(jobName, stage, count) }).flushHeaders();
   });
-  // A stage may take longer than a request may by default.
+  // A stage can run for longer than Node's default limit for a request.
   server.requestTimeout = 0;
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -6,8 +6,8 @@ import { senderBanner } from './faultProxy.ts';
 const root = resolve(import.meta.dirname, '..', '..');
 
 /**
- * Builds and deploys the template and the sources with three changes: the stages are those of
- * faultyStages.ts, the functions' calls to AWS go to `proxyUrl`, and each call names its sender.
+ * Builds and deploys the template and the sources with three changes: the stages come from
+ * faultyStages.ts, the functions call AWS through `proxyUrl`, and each call names its sender.
  */
 export async function deployTestStack(
   aws: LocalAws,
@@ -23,7 +23,7 @@ export async function deployTestStack(
   let template = readFileSync(join(root, 'template.yaml'), 'utf8');
   const edit = (pattern: RegExp, count: number, replacement: (...groups: string[]) => string) => {
     const found = template.match(pattern)?.length ?? 0;
-    if (found !== count) throw new Error(`template.yaml has ${pattern} ${found} times, not ${count}`);
+    if (found !== count) throw new Error(`template.yaml contains ${pattern} ${found} times instead of ${count}`);
     template = template.replace(pattern, (_match, ...groups: string[]) => replacement(...groups));
   };
   // Relative to the project's root, as in template.yaml.
