@@ -9,7 +9,7 @@ import {
 } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, type InvokeCommandInput, LambdaClient } from '@aws-sdk/client-lambda';
 
-/** A call that a handler made, as the SDK takes it. */
+/** A call that a handler made, as input for the SDK. */
 export type BareCall =
   | { readonly operation: 'GetItem'; readonly input: GetItemCommandInput }
   | { readonly operation: 'PutItem'; readonly input: PutItemCommandInput }
@@ -19,7 +19,7 @@ export type BareCall =
 const dynamodb = new DynamoDBClient();
 const lambda = new LambdaClient();
 
-/** The same calls by the SDK alone, without any code of ours: what a handler is measured against. */
+/** Makes the same calls with the SDK alone, without our code. The handlers are compared with this. */
 export async function handler(calls: readonly BareCall[]): Promise<void> {
   for (const { operation, input } of calls) {
     if (operation === 'GetItem') await dynamodb.send(new GetItemCommand(input));

@@ -1,7 +1,7 @@
 /**
- * What the functions cost in time, memory, AWS calls and DynamoDB units: `npm run bench`, or
- * `npm run bench -- --json` for machines. Fresh processes load the functions as the template builds
- * them, and call them over TLS against stand-ins for DynamoDB and Lambda on loopback.
+ * Measures what the functions take in time, memory, AWS calls and DynamoDB units: `npm run bench`, or
+ * `npm run bench -- --json` for JSON. Fresh processes load the functions, built as in the template, and
+ * call them. The functions' AWS calls go over TLS to local stubs of DynamoDB and Lambda.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
@@ -35,14 +35,14 @@ async function measure(): Promise<Findings> {
   const bareCalls = await buildScript('bareCalls.ts', directory);
   const processes = new Processes(directory, await buildScript('probe.ts', directory), certificateFile);
 
-  console.error('Jobs with texts of every size, from POST to DONE (half a minute)');
+  console.error('Running jobs with texts of every size from POST to DONE (takes half a minute)');
   const database = await startDatabase(functions.createJob.environment['JOBS_TABLE_NAME'] ?? '');
   const jobs = await followJobs({ functions, processes, database, certificate });
   database.stop();
   const [smallest, largest] = [jobs[0]?.sample, jobs.at(-1)?.sample];
   if (smallest === undefined || largest === undefined) throw new Error('No jobs were run');
 
-  console.error('Loading and calling, every function in turn (a minute)');
+  console.error('Loading and calling each function in turn (takes a minute)');
   const timings = await timeFunctions({ functions, processes, certificate, bareCalls, smallest, largest });
 
   return {

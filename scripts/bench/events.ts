@@ -1,4 +1,4 @@
-/** An event as API Gateway sends it, as far as a handler may look. */
+/** An event from API Gateway, with the fields that a handler may read. */
 function apiEvent(httpMethod: string, resource: string, path: string, more: object): object {
   return {
     resource,
@@ -25,7 +25,7 @@ export const postEvent = (text: string): object =>
 export const getEvent = (jobId: string): object =>
   apiEvent('GET', '/jobs/{jobId}', `/jobs/${jobId}`, { pathParameters: { jobId } });
 
-/** A text of so many bytes. */
+/** A text of the given size. */
 export function textOf(bytes: number): string {
   const sentence = 'AWS Lambda is a great serverless compute service, and this text is a good one to process. ';
   return `${sentence.repeat(Math.ceil(bytes / sentence.length)).slice(0, bytes - 1)}.`;

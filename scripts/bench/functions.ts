@@ -16,11 +16,11 @@ export function perFunction<T>(value: (name: FunctionName) => T): PerFunction<T>
   return { createJob: value('createJob'), getJob: value('getJob'), worker: value('worker') };
 }
 
-/** A function of the template, built twice: as the template says, and as SAM builds when it says nothing. */
+/** A function of the template, built twice: with the template's build properties, and with SAM's defaults. */
 export interface BuiltFunction {
   readonly name: FunctionName;
   readonly memoryMiB: number;
-  /** What the template gives it, `!Ref` resolved to the parameter's default or the resource's logical id. */
+  /** Its variables from the template. `!Ref` resolves to the parameter's default or the resource's logical id. */
   readonly environment: Readonly<Record<string, string>>;
   readonly bundle: string;
   readonly bundleBytes: number;
@@ -30,9 +30,9 @@ export interface BuiltFunction {
 
 type Properties = Readonly<Record<string, unknown>>;
 
-/** The functions of template.yaml, built into a directory. */
+/** Builds the functions of template.yaml into a directory. */
 export async function buildFunctions(directory: string): Promise<PerFunction<BuiltFunction>> {
-  // CloudFormation's tags are left out: `!Ref X` reads as the string X.
+  // The parser ignores CloudFormation's tags: `!Ref X` becomes the string X.
   const template: unknown = parse(await readFile(join(repository, 'template.yaml'), 'utf8'), { logLevel: 'error' });
   const resources = Object.values(propertiesOf(template, 'Resources'));
   const parameters = propertiesOf(template, 'Parameters');
@@ -62,7 +62,7 @@ export async function buildFunctions(directory: string): Promise<PerFunction<Bui
   };
 }
 
-/** Bundles a script of the bench itself; relative to the directory of this file. */
+/** Bundles a script of the bench. `entryPoint` is relative to the directory of this file. */
 export async function buildScript(entryPoint: string, directory: string): Promise<string> {
   return bundleWith(
     { EntryPoints: [entryPoint], Target: 'node24', MainFields: 'module,main' },
@@ -73,7 +73,7 @@ export async function buildScript(entryPoint: string, directory: string): Promis
 
 const SAM_DEFAULTS = { Target: 'es2020', Format: 'cjs', Minify: true };
 
-/** Runs esbuild with the flags that SAM makes of BuildProperties (aws-lambda-builders, nodejs_npm_esbuild). */
+/** Runs esbuild with the flags that SAM derives from BuildProperties (aws-lambda-builders, nodejs_npm_esbuild). */
 async function bundleWith(build: Properties, directory: string, cwd = join(repository, 'src')): Promise<string> {
   const { EntryPoints: entryPoints, ...options }: Properties = { ...SAM_DEFAULTS, ...build };
   const [entryPoint] = Array.isArray(entryPoints) ? entryPoints.map(String) : [];
@@ -103,7 +103,7 @@ function variablesOf(parameters: Properties, ...holders: readonly Properties[]):
   return variables;
 }
 
-/** The properties of what is found along a path; none where there is nothing. */
+/** The properties of the object at this path, or an empty object if there is none. */
 function propertiesOf(value: unknown, ...path: readonly string[]): Properties {
   const [key, ...rest] = path;
   const found = typeof value === 'object' && value !== null ? Object.fromEntries(Object.entries(value)) : {};

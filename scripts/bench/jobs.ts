@@ -7,15 +7,15 @@ import type { Processes, ProcessFindings } from './processes.ts';
 import { median, sum } from './statistics.ts';
 import { type Certificate, type SeenCall, startStub } from './stub.ts';
 
-/** The last is the largest that the API takes. */
+/** The last one is the largest that the API accepts. */
 const TEXT_BYTES = [100, 10_000, 100_000, 128 * 1024] as const;
-/** By each process: the first of a process is a cold start, the others are warm. */
+/** The number of jobs in each process. The first is a cold start, the others are warm. */
 const JOBS = 5;
 
-/** What the jobs with one size of text cost. */
+/** What a job with a text of one size takes. */
 export interface JobFindings {
   readonly textBytes: number;
-  /** By job (by one GET of it for getJob): AWS calls, DynamoDB's units, and what was logged. */
+  /** Per job, or per GET for getJob. */
   readonly awsCalls: PerFunction<number>;
   readonly writeUnits: PerFunction<number>;
   readonly readUnits: PerFunction<number>;
@@ -23,7 +23,7 @@ export interface JobFindings {
   /** The most connections that one process opened to one endpoint. */
   readonly connections: PerFunction<number>;
   readonly peakMiB: PerFunction<number>;
-  /** What is billed of the worker beside the stages, by the clock and in CPU time. Cold: loading included. */
+  /** What is billed for the worker in addition to its stages, in wall-clock and CPU time. Cold includes loading. */
   readonly worker: {
     readonly coldMs: number;
     readonly warmMs: number;
@@ -31,12 +31,12 @@ export interface JobFindings {
   };
 }
 
-/** A job's requests and answers, to be played again. */
+/** A job's requests and DynamoDB's responses, for replay. */
 export interface Sample {
   readonly events: Pick<PerFunction<unknown>, 'createJob' | 'getJob'>;
   readonly calls: Pick<PerFunction<readonly BareCall[]>, 'createJob' | 'getJob'>;
-  /** DynamoDB's last answer to each operation. */
-  readonly answers: ReadonlyMap<string, string>;
+  /** DynamoDB's last response to each operation. */
+  readonly responses: ReadonlyMap<string, string>;
 }
 
 interface Setting {
@@ -46,7 +46,10 @@ interface Setting {
   readonly certificate: Certificate;
 }
 
-/** Runs jobs of every size from POST to DONE, the sizes side by side: a worker does little but wait, and none at the same moment. */
+/**
+ * Runs jobs with texts of every size from POST to DONE. The sizes run in parallel, because a worker mostly
+ * waits. They start at different times, so that their work does not coincide.
+ */
 export async function followJobs(
   setting: Setting,
 ): Promise<readonly { readonly findings: JobFindings; readonly sample: Sample }[]> {
@@ -59,13 +62,13 @@ export async function followJobs(
 }
 
 async function followJobsOf(textBytes: number, { functions, processes, database, certificate }: Setting) {
-  const answers = new Map<string, string>();
+  const responses = new Map<string, string>();
   let units: { readonly isRead: boolean; readonly units: number }[] = [];
   const stub = await startStub(certificate, async (call) => {
-    const answer = await database.answer(call);
-    answers.set(call.operation, answer.body);
-    units.push({ isRead: call.operation === 'GetItem', units: answer.units });
-    return answer.body;
+    const { body, units: consumed } = await database.perform(call);
+    responses.set(call.operation, body);
+    units.push({ isRead: call.operation === 'GetItem', units: consumed });
+    return body;
   });
 
   const run = async (name: FunctionName, events: readonly unknown[]) => {
@@ -96,7 +99,7 @@ async function followJobsOf(textBytes: number, { functions, processes, database,
     logBytes: each(({ process }) => Buffer.byteLength(process.log) / JOBS),
     connections: each(({ seen }) => Math.max(...seen.connections)),
     peakMiB: each(({ process }) => process.peakMiB),
-    worker: beyondTheStages(worker.process),
+    worker: overheadOf(worker.process),
   };
   const sample: Sample = {
     events: { createJob: postEvent(textOf(textBytes)), getJob: getEvents[0] },
@@ -104,25 +107,25 @@ async function followJobsOf(textBytes: number, { functions, processes, database,
       createJob: createJob.seen.calls.slice(0, createJob.seen.calls.length / JOBS).map(bareCallOf),
       getJob: getJob.seen.calls.slice(0, 1).map(bareCallOf),
     },
-    answers,
+    responses,
   };
   return { findings, sample };
 }
 
-/** What is billed of a worker's process beside the stages, whose own time stands in its log. */
-function beyondTheStages({ loadMs, callMs, cpuMs, log }: ProcessFindings): JobFindings['worker'] {
+/** What is billed for a worker's process in addition to its stages, whose durations are in its log. */
+function overheadOf({ loadMs, callMs, cpuMs, log }: ProcessFindings): JobFindings['worker'] {
   const stages = new Map<unknown, number>();
   for (const line of log.trimEnd().split('\n')) {
     const { jobId, stage, durationMs }: { jobId?: string; stage?: string; durationMs?: number } = JSON.parse(line);
     if (stage !== undefined && durationMs !== undefined) stages.set(jobId, (stages.get(jobId) ?? 0) + durationMs);
   }
   const stageMs = [...stages.values()];
-  if (stageMs.length !== JOBS) throw new Error(`${JOBS} jobs ran, and ${stageMs.length} of them logged stages`);
+  if (stageMs.length !== JOBS) throw new Error(`${JOBS} jobs ran, but ${stageMs.length} of them logged stages`);
   const [firstMs = Number.NaN, ...warmMs] = callMs.map((rounds, index) => sum(rounds) - (stageMs[index] ?? 0));
   return { coldMs: loadMs + firstMs, warmMs: median(warmMs), warmCpuMs: median(cpuMs.slice(1).map(sum)) };
 }
 
-/** A call as the SDK takes it; DynamoDB's JSON is the SDK's input already. */
+/** A call as input for the SDK. For DynamoDB, the JSON of the request is the input. */
 function bareCallOf({ operation, path, body }: SeenCall): BareCall {
   const input = JSON.parse(body);
   switch (operation) {

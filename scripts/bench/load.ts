@@ -1,8 +1,8 @@
 /**
  * Puts load on a deployed API: `npm run load -- URL [--jobs 100] [--concurrency 20] [--limit 300]`.
- * Submits so many jobs, keeps at most so many in flight, follows each to its end, and gives up
- * after so many seconds. Ends with exit code 1 when an accepted job was lost: unknown to the API,
- * or without an end at the limit. (Also when none was accepted.)
+ * Submits `jobs` jobs, with at most `concurrency` in flight, and follows each to its end for `limit`
+ * seconds at most. Exits with code 1 if no job was accepted, or if an accepted job was lost: it was
+ * unknown to the API, or had not ended by the limit.
  */
 import { lookup } from 'node:dns';
 import { once } from 'node:events';
@@ -18,13 +18,13 @@ const USAGE = 'Usage: npm run load -- URL [--jobs 1..10000] [--concurrency 1..20
 /** Longer than API Gateway waits for a function. */
 const REQUEST_TIMEOUT_MS = 35_000;
 
-interface Answer {
+interface ApiResponse {
   readonly status: number;
   readonly retryAfterMs: number;
   readonly body: { readonly jobId?: string; readonly status?: string };
 }
 
-/** One run: what was asked for, and what came of it. Times are in milliseconds. */
+/** One run and its results. Times are in milliseconds. */
 class Load {
   readonly #url: string;
   readonly #deadline: number;
@@ -32,11 +32,13 @@ class Load {
   readonly #transport: typeof http | typeof https;
   readonly postMs: number[] = [];
   readonly getMs: number[] = [];
-  /** From the POST's answer to the GET that showed the end. */
+  /** From the POST's response to the GET that returned the end. */
   readonly endMs: number[] = [];
-  /** POSTs that were not accepted, GETs that were to be repeated, ended jobs: by status, or error code. */
+  /** POSTs that were not accepted, by status or error code. */
   readonly rejected = new Map<string, number>();
+  /** GETs that had to be repeated, by status or error code. */
   readonly repeated = new Map<string, number>();
+  /** Ended jobs, by status. */
   readonly ended = new Map<string, number>();
   accepted = 0;
   lost = 0;
@@ -48,7 +50,7 @@ class Load {
     this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets: concurrency });
   }
 
-  /** Submits so many jobs, and follows them. Comes back at the limit at the latest, but for open requests. */
+  /** Submits and follows the jobs. Stops at the limit, once the open requests are finished. */
   async run(jobs: number, concurrency: number): Promise<void> {
     let submitted = 0;
     const lane = async () => {
@@ -63,15 +65,15 @@ class Load {
 
   async #runJob(number: number): Promise<void> {
     const started = performance.now();
-    const answer = await this.#request('POST', '/jobs', { text: `Load test job ${number} is a great job` });
-    if (typeof answer === 'string' || answer.status !== 202) {
-      add(this.rejected, typeof answer === 'string' ? answer : String(answer.status));
+    const response = await this.#request('POST', '/jobs', { text: `Load test job ${number} is a great job` });
+    if (typeof response === 'string' || response.status !== 202) {
+      add(this.rejected, typeof response === 'string' ? response : String(response.status));
       return;
     }
     const acceptedAt = performance.now();
     this.postMs.push(acceptedAt - started);
     this.accepted += 1;
-    const status = await this.#follow(`/jobs/${answer.body.jobId}`, answer.retryAfterMs);
+    const status = await this.#follow(`/jobs/${response.body.jobId}`, response.retryAfterMs);
     if (status === undefined) {
       this.lost += 1;
       return;
@@ -80,31 +82,31 @@ class Load {
     this.endMs.push(performance.now() - acceptedAt);
   }
 
-  /** DONE or ERROR; undefined when the job is unknown, or did not end before the limit. */
+  /** Returns DONE or ERROR, or undefined if the job is unknown or did not end before the limit. */
   async #follow(path: string, firstWaitMs: number): Promise<string | undefined> {
     let waitMs = firstWaitMs;
     while (Date.now() + waitMs < this.#deadline) {
       await sleep(waitMs);
       const started = performance.now();
-      const answer = await this.#request('GET', path);
-      if (typeof answer === 'string') {
-        add(this.repeated, answer);
+      const response = await this.#request('GET', path);
+      if (typeof response === 'string') {
+        add(this.repeated, response);
         continue;
       }
-      waitMs = answer.retryAfterMs;
-      if (answer.status === 404) return undefined;
-      if (answer.status !== 200) {
-        add(this.repeated, String(answer.status));
+      waitMs = response.retryAfterMs;
+      if (response.status === 404) return undefined;
+      if (response.status !== 200) {
+        add(this.repeated, String(response.status));
         continue;
       }
       this.getMs.push(performance.now() - started);
-      if (answer.body.status === 'DONE' || answer.body.status === 'ERROR') return answer.body.status;
+      if (response.body.status === 'DONE' || response.body.status === 'ERROR') return response.body.status;
     }
     return undefined;
   }
 
-  /** The answer, or the code of the error that came in its place. */
-  async #request(method: string, path: string, body?: object): Promise<Answer | string> {
+  /** Returns the response, or the error code if the request failed. */
+  async #request(method: string, path: string, body?: object): Promise<ApiResponse | string> {
     try {
       const request = this.#transport.request(`${this.#url}${path}`, {
         method,
@@ -129,7 +131,7 @@ class Load {
   }
 }
 
-/** Node does not know names below .localhost, as curl and browsers do. */
+/** Resolves names under .localhost, which curl and browsers do but Node does not. */
 const lookupLocalhost: LookupFunction = (hostname, options, callback) => {
   if (!hostname.endsWith('.localhost')) {
     lookup(hostname, options, callback);
@@ -165,7 +167,7 @@ function report({ accepted, lost, rejected, repeated, ended, postMs, getMs, endM
   ].join('\n');
 }
 
-/** A whole number within bounds. */
+/** Parses a whole number within bounds. Throws the usage if it is not one. */
 function within(value: string, least: number, most: number): number {
   const number = Number(value);
   if (!Number.isInteger(number) || number < least || number > most) throw new Error(USAGE);

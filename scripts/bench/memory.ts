@@ -1,13 +1,13 @@
 import type { TimingFindings } from './timing.ts';
 
-/** The memory at which a function has one whole vCPU. Below, CPU time is proportional to memory. */
+/** The memory at which a function has one full vCPU. Below that, its share of a CPU is proportional to its memory. */
 const MEMORY_OF_ONE_CPU_MB = 1769;
 const MEMORY_SIZES_MB = [128, 256, 512, 1024, MEMORY_OF_ONE_CPU_MB];
 /** Lambda on arm64 in us-east-1, as in docs/costs-and-scale.md. */
 const DOLLARS_PER_GB_SECOND = 0.0000133334;
 /** How often a client that obeys Retry-After reads a job of 5 s. */
 const GETS_PER_JOB = 6;
-/** Waiting for DynamoDB and Lambda, whose stand-ins here respond at once, in milliseconds. Assumed. */
+/** Assumed time that a call waits for DynamoDB and Lambda, in milliseconds. The stubs respond at once. */
 const WAITING_MS = { createJob: 20, getJob: 5 };
 
 /** What createJob and getJob would take at one memory size. Times in milliseconds. */
@@ -17,13 +17,13 @@ export interface MemoryEstimate {
   readonly postWarmMs: number;
   readonly getColdMs: number;
   readonly getWarmMs: number;
-  /** Lambda's price for the time of one POST and six GETs, all warm, of a million jobs. */
+  /** Lambda's price for the duration of one POST and six GETs, all warm, times a million. */
   readonly dollarsPerMillionJobs: number;
 }
 
 /**
- * Estimates each memory size from what was measured with a whole CPU: loading (Lambda starts
- * functions with a whole CPU), plus CPU time divided by the share of a CPU, plus waiting.
+ * Estimates the durations at each memory size from measurements with a full CPU: load time (Lambda loads
+ * functions with a full CPU), plus CPU time divided by the share of a CPU, plus waiting time.
  */
 export function estimateMemory({ load, calls }: TimingFindings): readonly MemoryEstimate[] {
   return MEMORY_SIZES_MB.map((memoryMb) => {
@@ -43,7 +43,7 @@ export function estimateMemory({ load, calls }: TimingFindings): readonly Memory
   });
 }
 
-/** The estimates as a table of text. */
+/** The estimates as a text table. */
 export function memoryTable(estimates: readonly MemoryEstimate[]): string {
   const ms = (value: number) => value.toFixed(value < 10 ? 1 : 0).padStart(10);
   return [

@@ -1,9 +1,9 @@
 /**
- * Shows that the tests can fail. Makes each clause of each condition of the repository always true
- * (and always false, if the condition has alternatives), and breaks each rule of the life cycle, one
- * at a time in a copy of the tree; the model and the unit tests must notice each of these mutants.
- * Prints a table, and fails if a mutant survives. An argument selects mutants by a part of their
- * name: npm run test:mutation -- worker.ts
+ * Mutation tests. Makes each clause of each condition in the repository always true (and always false,
+ * if the condition has alternatives), and breaks each rule of the life cycle, one at a time in a copy of
+ * the project. The model or the unit tests must fail for each of these mutants. Prints a table, and exits
+ * with code 1 if a mutant survives. An argument selects the mutants whose names contain it:
+ * npm run test:mutation -- worker.ts
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -26,10 +26,10 @@ const WORKER = 'src/handlers/worker.ts';
 const read = (file: string) => readFileSync(file, 'utf8');
 const lineOf = (source: string, index: number) => source.slice(0, index).split('\n').length;
 
-/** A comparison, as the clauses of the repository's conditions are made of. */
+/** The comparisons from which the clauses of the repository's conditions are built. */
 const COMPARISON = /attribute_not_exists\(\w+\)|[#\w]+ IN \([^)]+\)|[#\w]+ (?:=|<=|<|>) [:\w]+/g;
 
-/** Every comparison of every condition, at each place where the condition uses it. */
+/** Mutants of every comparison in every condition. */
 function conditionMutants(): Mutant[] {
   const source = read(REPOSITORY);
   const clauses = new Map(
@@ -69,8 +69,8 @@ function conditionMutants(): Mutant[] {
   });
 }
 
-/** A piece of a file replaced, at each place where it occurs. */
-function pieces(file: string, before: string, after: string): Mutant[] {
+/** Mutants that replace one occurrence of a piece of code, for each of its occurrences. */
+function replacements(file: string, before: string, after: string): Mutant[] {
   const source = read(file);
   const parts = source.split(before);
   if (parts.length < 2) throw new Error(`${file} does not contain ${before}`);
@@ -89,67 +89,67 @@ const IS_LATE_START = 'limitMs < workerTimeout * 1000 - MAX_OVERHEAD_MS';
 
 const mutants = [
   ...conditionMutants(),
-  ...pieces(REPOSITORY, 'REMOVE leaseToken', 'REMOVE spare'),
-  ...pieces(REPOSITORY, 'ConsistentRead: true', 'ConsistentRead: false'),
-  ...pieces(REPOSITORY, "':one': 1", "':one': 0"),
-  ...pieces(REPOSITORY, 'if (isExpired(job, now)) return undefined;', ''),
-  ...pieces(REPOSITORY, "phaseOf(job, now) !== 'lapsed'", 'true'),
-  ...pieces(REPOSITORY, "if (phaseOf(job, now) === 'ended')", 'if (false)'),
-  ...pieces(REPOSITORY, IS_OWN_CLAIM, 'false'),
-  ...pieces(REPOSITORY, IS_OWN_CLAIM, "job.status === 'IN_PROGRESS'"),
-  ...pieces(JOB, ' + CLOCK_SKEW_SECONDS', ''),
-  ...pieces(JOB, ' + lifetimes.workerTimeout', ''),
-  ...pieces(JOB, 'job.expiresAt <= now', 'job.expiresAt < now'),
-  ...pieces(JOB, 'job.leaseExpiresAt <= now', 'job.leaseExpiresAt < now'),
-  ...pieces(JOB, 'job.attempt < MAX_ATTEMPTS', 'job.attempt <= MAX_ATTEMPTS'),
-  ...pieces(JOB, 'job.deadline > now', 'job.deadline >= now'),
-  ...pieces(JOB, "if (isEnded(job)) return 'ended';", ''),
-  ...pieces(JOB, ' && !isLeaseOver(job, now)', ''),
-  ...pieces(JOB, '!isPending(job) && !isLeaseOver(job, now)', 'false'),
-  ...pieces(JOB, 'hasAttemptsLeft(job) && isBeforeDeadline(job, now)', 'hasAttemptsLeft(job)'),
-  ...pieces(JOB, 'hasAttemptsLeft(job) && isBeforeDeadline(job, now)', 'isBeforeDeadline(job, now)'),
-  ...pieces(JOB, 'Math.max(leaseOverAt, job.deadline)', 'job.deadline'),
-  ...pieces(JOB, 'Math.max(leaseOverAt, job.deadline)', 'leaseOverAt'),
-  ...pieces(JOB, '399 * 1024', '400 * 1024'),
-  ...pieces(ACCEPT, 'stored.text !== text', 'false'),
-  ...pieces(ACCEPT, "phaseOf(stored, now) === 'claimable'", 'true'),
-  ...pieces(ACCEPT, "phaseOf(stored, now) === 'claimable'", "stored.status === 'PENDING'"),
-  ...pieces(ACCEPT, "phaseOf(stored, now) === 'claimable'", 'stored === job'),
-  ...pieces(ACCEPT, 'hasKey || ', ''),
-  ...pieces(ACCEPT, '(await isDeleted(repository, jobId))', 'true'),
-  ...pieces(ACCEPT, '(await isDeleted(repository, jobId))', 'false'),
-  ...pieces(
+  ...replacements(REPOSITORY, 'REMOVE leaseToken', 'REMOVE spare'),
+  ...replacements(REPOSITORY, 'ConsistentRead: true', 'ConsistentRead: false'),
+  ...replacements(REPOSITORY, "':one': 1", "':one': 0"),
+  ...replacements(REPOSITORY, 'if (isExpired(job, now)) return undefined;', ''),
+  ...replacements(REPOSITORY, "phaseOf(job, now) !== 'lapsed'", 'true'),
+  ...replacements(REPOSITORY, "if (phaseOf(job, now) === 'ended')", 'if (false)'),
+  ...replacements(REPOSITORY, IS_OWN_CLAIM, 'false'),
+  ...replacements(REPOSITORY, IS_OWN_CLAIM, "job.status === 'IN_PROGRESS'"),
+  ...replacements(JOB, ' + CLOCK_SKEW_SECONDS', ''),
+  ...replacements(JOB, ' + lifetimes.workerTimeout', ''),
+  ...replacements(JOB, 'job.expiresAt <= now', 'job.expiresAt < now'),
+  ...replacements(JOB, 'job.leaseExpiresAt <= now', 'job.leaseExpiresAt < now'),
+  ...replacements(JOB, 'job.attempt < MAX_ATTEMPTS', 'job.attempt <= MAX_ATTEMPTS'),
+  ...replacements(JOB, 'job.deadline > now', 'job.deadline >= now'),
+  ...replacements(JOB, "if (isEnded(job)) return 'ended';", ''),
+  ...replacements(JOB, ' && !isLeaseOver(job, now)', ''),
+  ...replacements(JOB, '!isPending(job) && !isLeaseOver(job, now)', 'false'),
+  ...replacements(JOB, 'hasAttemptsLeft(job) && isBeforeDeadline(job, now)', 'hasAttemptsLeft(job)'),
+  ...replacements(JOB, 'hasAttemptsLeft(job) && isBeforeDeadline(job, now)', 'isBeforeDeadline(job, now)'),
+  ...replacements(JOB, 'Math.max(leaseOverAt, job.deadline)', 'job.deadline'),
+  ...replacements(JOB, 'Math.max(leaseOverAt, job.deadline)', 'leaseOverAt'),
+  ...replacements(JOB, '399 * 1024', '400 * 1024'),
+  ...replacements(ACCEPT, 'stored.text !== text', 'false'),
+  ...replacements(ACCEPT, "phaseOf(stored, now) === 'claimable'", 'true'),
+  ...replacements(ACCEPT, "phaseOf(stored, now) === 'claimable'", "stored.status === 'PENDING'"),
+  ...replacements(ACCEPT, "phaseOf(stored, now) === 'claimable'", 'stored === job'),
+  ...replacements(ACCEPT, 'hasKey || ', ''),
+  ...replacements(ACCEPT, '(await isDeleted(repository, jobId))', 'true'),
+  ...replacements(ACCEPT, '(await isDeleted(repository, jobId))', 'false'),
+  ...replacements(
     ACCEPT,
     'return await repository.deletePending(jobId)',
     'await repository.deletePending(jobId); return true',
   ),
-  ...pieces(ATTEMPT, 'remainingMs() - RESERVE_MS', 'remainingMs()'),
-  ...pieces(ATTEMPT, ` && ${IS_LATE_START}`, ''),
-  ...pieces(ATTEMPT, IS_LATE_START, 'false'),
-  ...pieces(ATTEMPT, 'signal.aborted && ', ''),
-  ...pieces(ATTEMPT, 'stopTimer();', ''),
-  ...pieces(
+  ...replacements(ATTEMPT, 'remainingMs() - RESERVE_MS', 'remainingMs()'),
+  ...replacements(ATTEMPT, ` && ${IS_LATE_START}`, ''),
+  ...replacements(ATTEMPT, IS_LATE_START, 'false'),
+  ...replacements(ATTEMPT, 'signal.aborted && ', ''),
+  ...replacements(ATTEMPT, 'stopTimer();', ''),
+  ...replacements(
     ATTEMPT,
     'if (!(await repository.end(jobId, lease, end, endedAt)))',
     'if (!(await repository.end(jobId, lease, end, endedAt)) && false)',
   ),
-  ...pieces(STAGES, '.finally(() => running.delete(name))', ''),
-  ...pieces(STAGES, 'running.add(name);', ''),
-  ...pieces(STAGES, 'raceWithAbort(work, signal)', 'work'),
-  ...pieces(WORKER, "if (result === 'held')", 'if (false)'),
-  ...pieces(WORKER, 'if (running.size > 0)', 'if (false)'),
+  ...replacements(STAGES, '.finally(() => running.delete(name))', ''),
+  ...replacements(STAGES, 'running.add(name);', ''),
+  ...replacements(STAGES, 'raceWithAbort(work, signal)', 'work'),
+  ...replacements(WORKER, "if (result === 'held')", 'if (false)'),
+  ...replacements(WORKER, 'if (running.size > 0)', 'if (false)'),
 ].filter(({ name }) => name.includes(process.argv[2] ?? ''));
 
 const tree = mkdtempSync(join(tmpdir(), 'mutants-'));
 
-/** The quickest first: the model's main test, the unit tests, and the rest of the model. */
+/** The fastest first: the model's main test, the unit tests, and the rest of the model. */
 const suites = [
   { project: 'model', options: ['--testNamePattern', 'breaks a guarantee'] },
   { project: 'unit', options: ['--bail'] },
   { project: 'model', options: [] },
 ];
 
-/** Runs a suite on the copy. Returns what failed first, undefined if nothing did. */
+/** Runs a suite in the copy. Returns its first failure, or undefined if it passes. */
 function failureOf({ project, options }: (typeof suites)[number]): string | undefined {
   const jest = join('node_modules', 'jest', 'bin', 'jest.js');
   const { status, stderr } = spawnSync(process.execPath, [jest, '--selectProjects', project, ...options], {
@@ -162,7 +162,7 @@ function failureOf({ project, options }: (typeof suites)[number]): string | unde
   return `${project}: ${violation ?? /● (?!Console)(.*)/.exec(stderr)?.[1] ?? 'does not run'}`;
 }
 
-/** What fails first in all suites. */
+/** The first failure in all suites, or undefined if all pass. */
 function firstFailure(): string | undefined {
   return suites.reduce<string | undefined>((found, suite) => found ?? failureOf(suite), undefined);
 }

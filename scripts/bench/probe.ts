@@ -1,42 +1,42 @@
 /**
- * One fresh process of the bench, standing in for a Lambda execution environment: it loads modules
- * as Lambda would, then calls handlers. Arguments: a file with a {@link Plan}, and one to write the
- * {@link Findings} to. What the handlers log goes to stdout, as it does in Lambda.
+ * One fresh process of the bench, which stands in for a Lambda execution environment: it loads modules as
+ * Lambda does, then calls handlers. Arguments: the file with the {@link Plan}, and the file for the
+ * {@link Findings}. The handlers' logs go to stdout, as in Lambda.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire, registerHooks } from 'node:module';
 import type { Context } from 'aws-lambda';
 
-/** What a process has to do. */
+/** What the process does. */
 export interface Plan {
-  /** What to load, timed: a bundle, or modules of Node itself. */
+  /** The modules whose load time is measured: a bundle, or Node's own modules. */
   readonly load: readonly string[];
-  /** Called one after the other, in every round. */
+  /** Called one after another in every round. */
   readonly calls: readonly { readonly bundle: string; readonly event: unknown }[];
   readonly rounds: number;
-  /** Note which of Node's own modules are required. It costs time. */
+  /** Whether to record which of Node's own modules are loaded. This takes time. */
   readonly traceModules: boolean;
   readonly functionName: string;
   readonly memoryMiB: number;
 }
 
-/** What a process found. */
+/** What the process measured. */
 export interface Findings {
   readonly loadMs: number;
   /** By call, then by round. */
   readonly callMs: readonly (readonly number[])[];
   readonly cpuMs: readonly (readonly number[])[];
-  /** The last answer of each call; the worker and the bare calls have none. */
-  readonly answers: readonly (Answer | null)[];
+  /** The last response to each call; null for the worker and the bare calls. */
+  readonly responses: readonly (HandlerResponse | null)[];
   readonly peakMiB: number;
   readonly modules: readonly string[];
 }
 
-interface Answer {
+interface HandlerResponse {
   readonly statusCode: number;
 }
 
-type Handler = (event: unknown, context: Context) => Promise<Answer | undefined>;
+type Handler = (event: unknown, context: Context) => Promise<HandlerResponse | undefined>;
 
 const [planFile = '', findingsFile = ''] = process.argv.slice(2);
 const plan: Plan = JSON.parse(readFileSync(planFile, 'utf8'));
@@ -70,17 +70,17 @@ main().catch((error: unknown) => {
 async function main(): Promise<void> {
   const calls = plan.calls.map((call) => ({ ...call, ...newTimings() }));
   for (let round = 0; round < plan.rounds; round += 1) {
-    // Every other round in reverse, so that no call is always the one that comes first.
+    // Reverse every other round, so no call always comes first.
     for (const call of round % 2 === 0 ? calls : calls.toReversed()) {
       const { handler }: { handler: Handler } = require(call.bundle);
       const context = newContext();
       const cpuBefore = cpuMs();
       const started = performance.now();
-      const answer = await handler(call.event, context);
+      const response = await handler(call.event, context);
       call.callMs.push(performance.now() - started);
       call.cpuMs.push(cpuMs() - cpuBefore);
-      call.answer = answer ?? null;
-      // In Lambda, too, the event loop turns between two calls, and sockets become free.
+      call.response = response ?? null;
+      // As in Lambda, the event loop turns between two calls, which releases sockets.
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
@@ -88,15 +88,15 @@ async function main(): Promise<void> {
     loadMs,
     callMs: calls.map((call) => call.callMs),
     cpuMs: calls.map((call) => call.cpuMs),
-    answers: calls.map((call) => call.answer),
+    responses: calls.map((call) => call.response),
     peakMiB: peakMiB(),
     modules: [...modules],
   };
   writeFileSync(findingsFile, JSON.stringify(findings));
 }
 
-function newTimings(): { callMs: number[]; cpuMs: number[]; answer: Answer | null } {
-  return { callMs: [], cpuMs: [], answer: null };
+function newTimings(): { callMs: number[]; cpuMs: number[]; response: HandlerResponse | null } {
+  return { callMs: [], cpuMs: [], response: null };
 }
 
 function newContext(): Context {
@@ -117,7 +117,7 @@ function newContext(): Context {
   };
 }
 
-/** The most memory that this process had. Linux adds the parent's to `maxRSS`, so there the kernel's own count. */
+/** The peak memory of this process. On Linux, `maxRSS` can include the parent's memory, so this reads VmHWM instead. */
 function peakMiB(): number {
   const status = process.platform === 'linux' ? readFileSync('/proc/self/status', 'utf8') : '';
   const kilobytes = /^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? process.resourceUsage().maxRSS;

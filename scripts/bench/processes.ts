@@ -8,11 +8,11 @@ import type { BuiltFunction } from './functions.ts';
 import type { Findings, Plan } from './probe.ts';
 
 export type ProcessFindings = Findings & {
-  /** What the handlers logged. */
+  /** What the handlers have logged. */
   readonly log: string;
 };
 
-/** Runs one fresh process after another, with the environment that Lambda and the template give. */
+/** Runs fresh processes with the environment variables that Lambda and the template set. */
 export class Processes {
   readonly #directory: string;
   readonly #probe: string;
@@ -24,7 +24,7 @@ export class Processes {
     this.#certificateFile = certificateFile;
   }
 
-  /** @throws an Error when the process fails, or a handler answers anything but success */
+  /** @throws an Error if the process fails or a handler returns an error response */
   async run(
     { name, memoryMiB, environment }: BuiltFunction,
     endpoints: Readonly<Record<string, string>>,
@@ -41,7 +41,7 @@ export class Processes {
         AWS_REGION: 'us-east-1',
         AWS_ACCESS_KEY_ID: 'bench',
         AWS_SECRET_ACCESS_KEY: 'bench',
-        // Lambda's credentials have one, of about this length.
+        // Lambda's credentials include a token of about this length.
         AWS_SESSION_TOKEN: 'bench'.repeat(200),
         AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs24.x',
         AWS_LAMBDA_FUNCTION_NAME: name,
@@ -58,11 +58,11 @@ export class Processes {
     const [code] = await once(child, 'close');
     await logged;
     const log = await readFile(logFile, 'utf8');
-    if (code !== 0) throw new Error(`A process of ${name} ended with ${code}:\n${log}`);
+    if (code !== 0) throw new Error(`A process of ${name} exited with code ${code}:\n${log}`);
     const findings: Findings = JSON.parse(await readFile(findingsFile, 'utf8'));
-    for (const answer of findings.answers) {
-      if (answer?.statusCode !== undefined && answer.statusCode >= 300) {
-        throw new Error(`${name} answered ${JSON.stringify(answer)}`);
+    for (const response of findings.responses) {
+      if (response?.statusCode !== undefined && response.statusCode >= 300) {
+        throw new Error(`${name} returned ${JSON.stringify(response)}`);
       }
     }
     await rm(directory, { recursive: true });

@@ -4,17 +4,17 @@ import { type MemoryEstimate, memoryTable } from './memory.ts';
 import { median } from './statistics.ts';
 import type { TimingFindings } from './timing.ts';
 
-/** Everything that the bench has found. */
+/** All results of the bench. */
 export interface Findings {
   readonly machine: { readonly node: string; readonly cpu: string; readonly cores: number };
   readonly memoryMiB: PerFunction<number>;
   readonly bundleBytes: PerFunction<number>;
-  /** As SAM builds the same sources by default. */
+  /** The same sources built with SAM's defaults. */
   readonly defaultBytes: PerFunction<number>;
   readonly timings: TimingFindings;
-  /** What createJob and getJob would take at other memory sizes. */
+  /** Estimated durations of createJob and getJob at other memory sizes. */
   readonly memory: readonly MemoryEstimate[];
-  /** By size of text, the smallest first. */
+  /** By text size, smallest first. */
   readonly jobs: readonly JobFindings[];
 }
 
@@ -67,7 +67,7 @@ export function judge({ bundleBytes, defaultBytes, timings, memory, memoryMiB, j
       2,
       String,
     ),
-    atMost('no connection opened twice', Math.max(...connections), 1, String),
+    atMost('no more than one connection to each endpoint', Math.max(...connections), 1, String),
     atMost(`three write units for a text of ${jobs[0]?.textBytes} bytes`, writeUnits, 3, String),
     atMost(
       "POST, cold, at the template's memory size: at most 100 ms by the estimate",
@@ -78,7 +78,7 @@ export function judge({ bundleBytes, defaultBytes, timings, memory, memoryMiB, j
     atMost('POST: our code adds at most 1 ms (p50)', createJob.addedMs, 1, milliseconds),
     atMost('GET: our code adds at most 1 ms (p50)', getJob.addedMs, 1, milliseconds),
     atMost(
-      'worker, cold: at most 100 ms billed beside the stages (median)',
+      'worker, cold: at most 100 ms billed in addition to the stages (median)',
       median(jobs.map(({ worker }) => worker.coldMs)),
       100,
       milliseconds,
@@ -86,7 +86,7 @@ export function judge({ bundleBytes, defaultBytes, timings, memory, memoryMiB, j
   ];
 }
 
-/** The findings as one table of text. */
+/** The findings as a text table. */
 export function table(findings: Findings, goals: readonly Goal[]): string {
   const { machine, memoryMiB, bundleBytes, defaultBytes, timings, memory, jobs } = findings;
   const { load, calls } = timings;
@@ -117,7 +117,7 @@ export function table(findings: Findings, goals: readonly Goal[]): string {
     ),
     perName('load, median / p95', (name) => spread(load[name].template)),
     perName("  SAM's default", (name) => spread(load[name].default)),
-    perName('  floor: the modules of Node', (name) => spread(load[name].floor)),
+    perName("  floor: Node's own modules only", (name) => spread(load[name].floor)),
     perName("  of SAM's default", (name) => percent(load[name].template.median / load[name].default.median)),
     ofCalls('first call over TLS, median / p95', ({ firstMs }) => spread(firstMs), ''),
     ofCalls('  its CPU time', ({ firstCpuMs }) => milliseconds(firstCpuMs), ''),
@@ -126,7 +126,7 @@ export function table(findings: Findings, goals: readonly Goal[]): string {
     ofCalls('  its CPU time', ({ warmCpuMs }) => milliseconds(warmCpuMs), ''),
     ofCalls('  added to the SDK by our code, p50', ({ addedMs }) => milliseconds(addedMs), ''),
     ...workerRows(
-      'billed beside the stages, first / warm',
+      'billed in addition to the stages, first / warm',
       ({ worker }) => `${worker.coldMs.toFixed(1)} / ${milliseconds(worker.warmMs)}`,
     ),
     ...workerRows('  CPU time of a warm job', ({ worker }) => milliseconds(worker.warmCpuMs)),

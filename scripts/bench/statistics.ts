@@ -1,7 +1,7 @@
 /**
- * The value that a share of all values does not exceed (nearest rank); 0.5 is the median.
+ * The percentile by nearest rank. `share` is from 0 to 1; 0.5 is the median.
  *
- * @throws an Error when there are no values
+ * @throws an Error if there are no values
  */
 export function percentile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);

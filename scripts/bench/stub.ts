@@ -2,7 +2,7 @@ import { createServer } from 'node:https';
 import { text } from 'node:stream/consumers';
 import { generate } from 'selfsigned';
 
-/** A request, as AWS would see it. */
+/** A request as AWS would see it. */
 export interface SeenCall {
   /** `PutItem`, `Invoke` and so on. */
   readonly operation: string;
@@ -10,22 +10,22 @@ export interface SeenCall {
   readonly body: string;
 }
 
-/** DynamoDB and Lambda over TLS on loopback, each an endpoint of its own. */
+/** Local stand-ins for DynamoDB and Lambda over TLS, each with its own endpoint. */
 export interface Stub {
-  /** The SDK's variables that lead to it. */
+  /** The environment variables that make the SDK use the stub. */
   readonly environment: Readonly<Record<string, string>>;
-  /** The calls, and the connections opened to each endpoint, since the last time. */
+  /** The calls, and the number of connections to each endpoint, since this was last called. */
   takeSeen(): { readonly calls: readonly SeenCall[]; readonly connections: readonly number[] };
   stop(): void;
 }
 
-/** In PEM. */
+/** In PEM format. */
 export interface Certificate {
   readonly key: string;
   readonly cert: string;
 }
 
-/** A certificate for 127.0.0.1, signed by itself. */
+/** Creates a self-signed certificate for 127.0.0.1. */
 export async function selfSigned(): Promise<Certificate> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: '127.0.0.1' }], {
     keyType: 'ec',
@@ -34,8 +34,8 @@ export async function selfSigned(): Promise<Certificate> {
   return { key, cert };
 }
 
-/** Starts a stub; `answer` gives the body of DynamoDB's answer to a call. */
-export async function startStub(certificate: Certificate, answer: (call: SeenCall) => Promise<string>): Promise<Stub> {
+/** Starts a stub. `respond` returns the body of DynamoDB's response to a call. */
+export async function startStub(certificate: Certificate, respond: (call: SeenCall) => Promise<string>): Promise<Stub> {
   let calls: SeenCall[] = [];
 
   const startEndpoint = async () => {
@@ -47,13 +47,13 @@ export async function startStub(certificate: Certificate, answer: (call: SeenCal
         response.writeHead(202).end();
         return;
       }
-      response.writeHead(200, { 'Content-Type': 'application/x-amz-json-1.0' }).end(await answer(call));
+      response.writeHead(200, { 'Content-Type': 'application/x-amz-json-1.0' }).end(await respond(call));
     });
-    // Longer than a job: Node's own 5 s would end a connection that AWS keeps.
+    // Longer than a job takes. After Node's default of 5 s, the server would close a connection that AWS keeps open.
     server.keepAliveTimeout = 60_000;
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const address = server.address();
-    if (typeof address !== 'object' || address === null) throw new Error('The stub does not listen');
+    if (typeof address !== 'object' || address === null) throw new Error('The stub is not listening');
     const endpoint = { server, url: `https://127.0.0.1:${address.port}`, connections: 0 };
     server.on('secureConnection', () => {
       endpoint.connections += 1;

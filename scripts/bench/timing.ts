@@ -4,7 +4,7 @@ import type { Processes, ProcessFindings } from './processes.ts';
 import { median, percentile } from './statistics.ts';
 import { type Certificate, startStub } from './stub.ts';
 
-/** How many fresh processes of each kind load a function, and make a first call. */
+/** How many fresh processes of each kind load a function and make a first call. */
 const LOADS = 21;
 /** How many processes make warm calls, and how many calls each makes. */
 const WARM_PROCESSES = 3;
@@ -18,26 +18,26 @@ interface Spread {
 /** How long a function takes to load, in milliseconds. */
 interface LoadFindings {
   readonly template: Spread;
-  /** The same sources, as SAM builds them by default. */
+  /** The same sources built with SAM's defaults. */
   readonly default: Spread;
-  /** Nothing but those modules of Node itself that the bundle requires. */
+  /** Only Node's own modules that the bundle requires. */
   readonly floor: Spread;
   readonly modules: readonly string[];
 }
 
-/** What the calls of one function take. */
+/** What the calls of one function take. Times are in milliseconds. */
 interface CallFindings {
   readonly firstMs: Spread;
   readonly firstCpuMs: number;
   readonly warmP50Ms: number;
   readonly warmP99Ms: number;
   readonly warmCpuMs: number;
-  /** What our code adds to the same calls by the SDK alone, made in the same process in turn: the median. */
+  /** The median time that our code adds to the same calls by the SDK alone, made alternately in the same process. */
   readonly addedMs: number;
   /** The most connections that one process opened to one endpoint. */
   readonly connections: number;
   readonly peakMiB: number;
-  /** The same with the largest text that the API takes. */
+  /** The same with the largest text that the API accepts. */
   readonly peakLargestMiB: number;
 }
 
@@ -58,11 +58,11 @@ interface Setting {
 
 type Run = ProcessFindings & { readonly connections: number };
 
-/** Times loading and calls: one process at a time, and every kind of process in turn. */
+/** Measures load and call times in one process at a time, alternating between the kinds of processes. */
 export async function timeFunctions(setting: Setting): Promise<TimingFindings> {
   const { functions, processes, certificate, bareCalls, smallest, largest } = setting;
-  let answers = smallest.answers;
-  const stub = await startStub(certificate, async ({ operation }) => answers.get(operation) ?? '{}');
+  let responses = smallest.responses;
+  const stub = await startStub(certificate, async ({ operation }) => responses.get(operation) ?? '{}');
   const run = async (name: FunctionName, plan: Parameters<Processes['run']>[2]): Promise<Run> => {
     const process = await processes.run(functions[name], stub.environment, plan);
     return { ...process, connections: Math.max(...stub.takeSeen().connections) };
@@ -89,7 +89,7 @@ export async function timeFunctions(setting: Setting): Promise<TimingFindings> {
 
   const callRuns = async (name: 'createJob' | 'getJob', sample: Sample, withBareCalls: boolean) => {
     const bare = withBareCalls ? [{ bundle: bareCalls, event: sample.calls[name] }] : [];
-    answers = sample.answers;
+    responses = sample.responses;
     return run(name, {
       load: [functions[name].bundle],
       calls: [callOf(name, sample), ...bare],
