@@ -22,9 +22,9 @@ const sources = readdirSync(src, { recursive: true, encoding: 'utf8' })
   .join('');
 const sourceOf = (handler: string) => readFileSync(join(src, 'handlers', `${handler}.ts`), 'utf8');
 
-/** The most calls that createJob makes: put and read, then either invoke and delete, or end a lapsed job and read again. */
+/** The most calls of createJob: put and read, then either invoke and delete, or end a lapsed job and read again. */
 const CREATE_JOB_CALLS = 4;
-/** The most calls that getJob makes: read, end a lapsed job, read it again. */
+/** The most calls of getJob: read, end a lapsed job, read again. */
 const GET_JOB_CALLS = 3;
 
 describe.each([
