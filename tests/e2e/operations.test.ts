@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
+import { createServer, request as httpRequest, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -101,6 +101,9 @@ function portOf(server: Server): number {
 function writeEnv(lines: readonly string[], end = '\n'): void {
   writeFileSync(join(checkout, '.env'), lines.map((line) => line + end).join(''));
 }
+
+const JSON_TYPE = { 'Content-Type': 'application/json' };
+const TOO_MANY = '{"error":"Too many requests; please try again"}';
 
 const KEYS = ['AWS_ACCESS_KEY_ID=test', 'AWS_SECRET_ACCESS_KEY=test'];
 const PLACE = ['AWS_DEFAULT_REGION=us-east-1', `STACK_NAME=${STACK_NAME}`];
@@ -227,6 +230,24 @@ describe('before anything is deployed', () => {
     expect(stdout).not.toMatch(/^executed$/m);
     expect(stderr).toBe('Note: PATH in line 5 of .env is not used\n');
   });
+});
+
+/** Runs the end-to-end tests of the API at this URL; all, or those whose names match. */
+const apiTests = (url: string, names = '') =>
+  bash(`cd '${root}' && npm run -s test:e2e -- -t '${names}'`, { env: { ...shellEnv(), API_BASE_URL: url } });
+
+test.each([
+  ['is empty', '', /^Error: API_BASE_URL must be the base URL of the API, or not be set, but is ''\n$/],
+  [
+    'is unreachable',
+    'http://127.0.0.1:1',
+    /^Error: API_BASE_URL cannot be tested: GET \S+ failed: connect ECONNREFUSED /,
+  ],
+])('the end-to-end tests fail at once if API_BASE_URL %s', async (_what, url, message) => {
+  const { code, stdout, stderr } = await apiTests(url);
+
+  expect({ code, stdout }).toEqual({ code: 1, stdout: `End-to-end tests of ${url}\n` });
+  expect(stderr).toMatch(message);
 });
 
 describe('with a stub of AWS', () => {
@@ -441,6 +462,31 @@ describe('on the local AWS', () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/^(?: *\d+ s {2}PENDING\n)?(?: *\d+ s {2}IN_PROGRESS\n)? *\d+ s {2}DONE\n\{\n/);
     expect(JSON.parse(stdout.slice(stdout.indexOf('{')))).toMatchObject({ jobId, status: 'DONE' });
+  });
+
+  test('the end-to-end tests pass although the API refuses some requests, as with little concurrency', async () => {
+    let count = 0;
+    const proxy = createServer((incoming, outgoing) => {
+      count += 1;
+      outgoing.on('error', () => undefined);
+      if (count % 3 === 0) return outgoing.writeHead(500, JSON_TYPE).end('{"error":"Internal server error"}');
+      if (count % 5 === 0) return outgoing.writeHead(429, { ...JSON_TYPE, 'Retry-After': '1' }).end(TOO_MANY);
+      const { method, url: path, headers } = incoming;
+      return incoming.pipe(
+        httpRequest({ host: '127.0.0.1', port: aws.port, method, path, headers }, (response) => {
+          outgoing.writeHead(response.statusCode ?? 0, response.headers);
+          response.pipe(outgoing);
+        }),
+      );
+    }).listen(0, '127.0.0.1');
+    await once(proxy, 'listening');
+
+    const { code, stdout, stderr } = await apiTests(baseUrl.replace(/:\d+/, `:${portOf(proxy)}`), '20 at once');
+
+    proxy.close();
+    expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/ 1 passed, /) });
+    expect(stdout).toMatch(/^End-to-end tests of http:\/\/\w+\.execute-api\.localhost:\d+\/Prod\n/);
+    expect(count).toBeGreaterThan(60);
   });
 
   test.each([
