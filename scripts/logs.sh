@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Shows what the three functions logged about one job, in the order of time.
-#   scripts/logs.sh JOB_ID
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/aws/env.sh
 . scripts/aws/env.sh
+
+usage 'Usage: bash scripts/logs.sh JOB_ID
+Prints what the three functions logged about a job, in order of time, with the errors and their
+causes. Stack name, region and credentials come from .env (see example.env).' "$@"
 
 prepare node npm
 exec "$NODE" scripts/aws/logs.ts "$@"

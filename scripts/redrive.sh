@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Shows the failed events: those that Lambda gave up on. With --send, starts their jobs again.
-#   scripts/redrive.sh           only shows them
-#   scripts/redrive.sh --send    sends each to the worker again, and deletes it from the queue
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/aws/env.sh
 . scripts/aws/env.sh
+
+usage 'Usage: bash scripts/redrive.sh [--send]
+Lists the failed events: those that Lambda gave up on. With --send, starts their jobs again and
+deletes the events from the queue. Jobs that have ended, or do not exist, are not started.
+Stack name, region and credentials come from .env (see example.env).' "$@"
 
 prepare node npm
 exec "$NODE" scripts/aws/redrive.ts "$@"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Takes everything away that deploy.sh made: shows what that is, and asks first.
-#   scripts/teardown.sh          asks for 'yes'
-#   scripts/teardown.sh --yes    does not ask
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/aws/env.sh
 . scripts/aws/env.sh
+
+usage "Usage: bash scripts/teardown.sh [--yes]
+Deletes everything that deploy.sh created: the stack with all jobs and logs, and its build
+artifacts. Shows what that is and asks first, unless --yes is given.
+Stack name, region and credentials come from .env (see example.env)." "$@"
 
 prepare node npm
 exec "$NODE" scripts/aws/teardown.ts "$@"

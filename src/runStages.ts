@@ -25,7 +25,7 @@ export async function runStages(
     const { name } = stage;
     const started = clock();
     running.add(name);
-    // Called as a method, because a stage may be a class; in a function, because it may throw at once.
+    // Called as a method, so that a stage can be a class; in an async function, because it may throw at once.
     const work = (async () => stage.run(text, { jobId, results, signal }))().finally(() => running.delete(name));
     try {
       const json = toJson(await raceWithAbort(work, signal));
@@ -42,6 +42,7 @@ export async function runStages(
   // Joined from the stages' own JSON: encoding all results once more could overflow the stack.
   const result = `{${members.join()}}`;
   if (fitsItem(text, result)) return { status: 'DONE', result };
+  logger.error('Result too large', { outcome: 'failed' });
   return { status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' };
 }
 
@@ -58,7 +59,7 @@ async function raceWithAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<
   }
 }
 
-/** The JSON text of a stage's result. Throws an Error if it is no JSON object, and names the key that JSON cannot hold. */
+/** The JSON text of a result. Throws an Error if it is not a JSON object, or names the key that JSON cannot hold. */
 function toJson(result: unknown): string {
   const json = JSON.stringify(result, (key, value: unknown) => {
     if (typeof value === 'bigint' || (typeof value === 'number' && !Number.isFinite(value))) {
@@ -76,7 +77,7 @@ function clientMessage(error: unknown, stage: string): string {
   return Array.from(message.toWellFormed()).slice(0, MAX_MESSAGE_CODE_POINTS).join('') || `Stage '${stage}' failed`;
 }
 
-/** Logs an error as thrown. The logger cannot format every value: some make it throw. */
+/** Logs an error as thrown. Some values make the logger itself throw. */
 function logFailure(fields: object, error: unknown): void {
   try {
     logger.error('Stage failed', { ...fields, error });

@@ -19,11 +19,11 @@ export interface Stage {
    * It may run again: after a crash the next attempt starts with the first stage. Make effects
    * elsewhere idempotent, with `jobId` as the key.
    *
-   * Await everything that you start. The process is ended if this has not settled soon after
-   * `signal` aborts; work that nobody awaits cannot be seen, and may run on during another job.
+   * Await everything that you start. If this promise has not settled soon after `signal` aborts, the
+   * process is ended. Work that you do not await cannot be seen, and may run on during another job.
    *
-   * An error ends the job as ERROR, without another try. The client reads the message of a
-   * {@link StageError}. Of any other error it reads `Stage '<name>' failed`, and the log has the rest.
+   * An error ends the job as ERROR, without another try. The client gets the message of a StageError
+   * (stageError.ts). For any other error it gets `Stage '<name>' failed`; the log has the error.
    */
   run(text: string, context: StageContext): Promise<object>;
 }
@@ -33,6 +33,6 @@ export interface StageContext {
   readonly jobId: string;
   /** The results of the stages before, by stage name, as their JSON has them. */
   readonly results: { readonly [stageName: string]: { readonly [key: string]: unknown } };
-  /** Aborts when the worker's time is nearly used up. Pass it to whatever the stage waits for. */
+  /** Aborts when the worker's time is nearly used up. Pass it to everything that the stage waits for. */
   readonly signal: AbortSignal;
 }

@@ -1,11 +1,29 @@
 # shellcheck shell=bash
-# What the scripts for a stack on AWS share (deploy.sh, teardown.sh, redrive.sh, logs.sh). To be
-# sourced in the project's folder. For bash 3.2 and later.
+# Shared by deploy.sh, teardown.sh, redrive.sh and logs.sh, which source it in the project's folder.
+# Works with bash 3.2 and later.
 
-# fail MESSAGE: ends the script with one clear line.
+# Roles are named STACK_NAME-CreateJobRole-XXXXXXXXXXXXX by CloudFormation, which shortens STACK_NAME
+# if that has more than 64 characters. The deployer may only create roles STACK_NAME-*.
+MAX_STACK_NAME_LENGTH=36
+
+# fail MESSAGE: prints the message and ends the script.
 fail() {
   printf 'Error: %s\n' "$*" >&2
   exit 1
+}
+
+# usage TEXT ARGUMENT...: prints the text and ends the script if an argument asks for help.
+usage() {
+  local text=$1 argument
+  shift
+  for argument in "$@"; do
+    case $argument in
+      -h | --help)
+        printf '%s\n' "$text"
+        exit 0
+        ;;
+    esac
+  done
 }
 
 # require_tools NAME...
@@ -20,11 +38,11 @@ require_tools() {
 require_files() {
   local file
   for file in "$@"; do
-    [ -f "$file" ] || fail "'$file' is missing in $PWD: is this a whole checkout?"
+    [ -f "$file" ] || fail "'$file' is missing in $PWD: is the checkout complete?"
   done
 }
 
-# Installs the npm packages when they are missing, or older than the lock file.
+# Installs the npm packages if they are missing or older than the lock file.
 install_packages() {
   local installed=node_modules/.package-lock.json
   if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
@@ -33,8 +51,8 @@ install_packages() {
   fi
 }
 
-# load_env FILE: exports the variables of a file of KEY=value lines, over the shell's own. Nothing
-# in the file is executed, and no value is ever printed.
+# load_env FILE: exports the variables of a file of KEY=value lines, which replace the shell's. Nothing
+# in the file is executed, and no value is printed.
 load_env() {
   local file=$1 line name value quote
   local blank='^[[:space:]]*(#.*)?$'
@@ -68,7 +86,7 @@ load_env() {
         ;;
     esac
     case $name in
-      # And no others: a file of settings must not be able to change PATH.
+      # No others: the file must not be able to change PATH.
       AWS_* | SAM_CLI_* | STACK_NAME) ;;
       *)
         printf 'Note: %s in line %s of %s is not used\n' "$name" "$number" "$file" >&2
@@ -76,7 +94,7 @@ load_env() {
         ;;
     esac
     case $seen in
-      *" $name "*) fail "$name stands twice in $file" ;;
+      *" $name "*) fail "$name is set twice in $file" ;;
     esac
     seen="$seen$name "
     case $value in
@@ -88,7 +106,7 @@ load_env() {
     count=$((count + 1))
   done <"$file"
 
-  # Credentials are one thing: those of the file are never mixed with the shell's.
+  # Credentials of the file and of the shell are never mixed.
   case " ${names[*]-} " in
     *' AWS_ACCESS_KEY_ID '* | *' AWS_SECRET_ACCESS_KEY '* | *' AWS_PROFILE '*)
       unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE
@@ -101,12 +119,12 @@ load_env() {
   done
 }
 
-# require_variables FILE: refuses to go on without region, stack name, and one kind of credentials.
+# require_variables FILE: ends the script unless region, stack name and one kind of credentials are set.
 require_variables() {
   local file=$1 name
   if [ -n "${AWS_PROFILE:-}" ]; then
     [ -z "${AWS_ACCESS_KEY_ID:-}${AWS_SECRET_ACCESS_KEY:-}" ] ||
-      fail "AWS_PROFILE and access keys are both set, in $file or in the shell: keep one of the two"
+      fail "AWS_PROFILE and access keys are both set, in $file or in the shell: remove one of them"
   else
     for name in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY; do
       [ -n "${!name:-}" ] || fail "$name is not set in $file (nor is AWS_PROFILE)"
@@ -116,17 +134,19 @@ require_variables() {
     [ -n "${!name:-}" ] || fail "$name is not set in $file"
   done
   [[ $AWS_DEFAULT_REGION =~ ^[a-z]{2}(-[a-z]+)+-[0-9]+$ ]] ||
-    fail "AWS_DEFAULT_REGION in $file is no AWS region such as us-east-1"
-  [[ $STACK_NAME =~ ^[A-Za-z][A-Za-z0-9-]{0,127}$ ]] ||
-    fail "STACK_NAME in $file may have letters, digits and hyphens only, and begins with a letter"
-  # The AWS SDK for JavaScript reads this name and no other.
+    fail "AWS_DEFAULT_REGION in $file is not an AWS region such as us-east-1"
+  [[ $STACK_NAME =~ ^[A-Za-z][A-Za-z0-9-]*$ ]] ||
+    fail "STACK_NAME in $file must consist of letters, digits and hyphens, and begin with a letter"
+  [ "${#STACK_NAME}" -le "$MAX_STACK_NAME_LENGTH" ] ||
+    fail "STACK_NAME in $file must have at most $MAX_STACK_NAME_LENGTH characters, and has ${#STACK_NAME}"
+  # The AWS SDK for JavaScript reads only this name.
   export AWS_REGION=$AWS_DEFAULT_REGION
 }
 
-# prepare TOOL...: what each of these scripts needs before its own work. Leaves the path of the
-# project's own Node.js in NODE.
+# prepare TOOL...: checks the tools and settings, installs the npm packages, and sets NODE to the
+# path of the project's own Node.js.
 prepare() {
-  # Last: the sam that local.sh installed, where there is no other.
+  # Last, so that the sam that local.sh installed is used only if there is no other.
   PATH="$PATH:$PWD/.tools/sam/bin:$PWD/.tools/sam/Scripts"
   export PATH
   require_tools "$@"

@@ -1,12 +1,11 @@
 /**
- * Lists the failed events (the dead letters: events that Lambda gave up on), and with --send starts
- * their jobs again. Run by redrive.sh.
+ * Lists the failed events (those that Lambda gave up on). With --send, starts their jobs again. Run
+ * by redrive.sh.
  *
- * An event is sent first and deleted from the queue after that. A crash between the two leaves it
- * in the queue and it is sent again the next time, which is harmless: the worker's claim decides
- * whether a job runs, so that a job that is running is not run twice, and one that has ended (also
- * one that ended as ERROR because its attempts were used up) stays as it is.
+ * An event is sent first, then deleted from the queue. After a crash between the two it is sent
+ * again by the next run. That does no harm: the worker's claim decides whether a job runs.
  */
+import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import {
   ChangeMessageVisibilityBatchCommand,
@@ -16,74 +15,74 @@ import {
   ReceiveMessageCommand,
   SQSClient,
 } from '@aws-sdk/client-sqs';
+import { DynamoDBDocumentClient, GetCommand } from '@aws-sdk/lib-dynamodb';
 import { validate as isUuid } from 'uuid';
-import { messageOf, requireOutput, requireStack, run } from './stack.ts';
+import { isExpired, phaseOf, unixSeconds } from '../../src/job.ts';
+import { parseJob } from '../../src/jobRepository.ts';
+import { messageOf } from './errors.ts';
+import { oneLine } from './oneLine.ts';
+import { requireOutput, requireStack, run } from './stack.ts';
 
 /** The most events that one run handles. */
 const MAX_EVENTS = 1000;
-/** For so long SQS shows the events to no other run, in seconds; longer than a run takes. */
+/** How long SQS hides the events from other runs, in seconds. Longer than a run takes. */
 const HIDDEN_SECONDS = 600;
-/** The most that SQS gives out, or takes, in one call. */
+/** The most messages that SQS accepts or returns in one call. */
 const BATCH_SIZE = 10;
 const MAX_REASON_CHARACTERS = 120;
 
 interface FailedEvent {
   readonly receiptHandle: string;
-  /** Undefined when the message is none of Lambda's, or its event not one of ours. */
+  /** Undefined if the message is not from Lambda, or has no job id. */
   readonly jobId: string | undefined;
   readonly requestPayload: unknown;
-  readonly line: string;
+  /** When, how and why the event failed. */
+  readonly description: string;
 }
 
+/** What --send does with an event, and why. */
+interface Plan {
+  readonly action: 'send' | 'delete' | 'keep';
+  readonly reason: string;
+}
+
+const dynamodb = DynamoDBDocumentClient.from(new DynamoDBClient());
 const lambda = new LambdaClient();
-// The queue's URL need not have the host of AWS_ENDPOINT_URL.
+// The URL of the queue may have another host than AWS_ENDPOINT_URL.
 const sqs = new SQSClient({ useQueueUrlAsEndpoint: false });
 
 await run(async () => {
   const args = process.argv.slice(2);
-  if (args.some((arg) => arg !== '--send')) throw new Error('usage: scripts/redrive.sh [--send]');
-  const send = args.includes('--send');
+  if (args.some((arg) => arg !== '--send')) throw new Error('usage: bash scripts/redrive.sh [--send]');
   const stack = await requireStack();
   const queueUrl = requireOutput(stack, 'FailedEventsQueueUrl');
+  const tableName = requireOutput(stack, 'JobsTableName');
   const workerName = requireOutput(stack, 'WorkerFunctionName');
 
   const events = await receive(queueUrl);
-  for (const { line } of events) console.log(line);
-
-  const gone = new Set<FailedEvent>();
-  let sent = 0;
-  let failure: string | undefined;
+  const left = new Set(events);
   try {
-    for (const event of send ? events : []) {
-      if (event.jobId === undefined) continue;
-      failure = `job ${event.jobId} could not be sent`;
-      await lambda.send(
-        new InvokeCommand({
-          FunctionName: workerName,
-          InvocationType: 'Event',
-          Payload: JSON.stringify(event.requestPayload),
-        }),
-      );
-      sent += 1;
-      failure = `job ${event.jobId} was sent, but its event could not be deleted from the queue`;
+    for (const event of events) {
+      const plan = await planFor(event, tableName);
+      if (!args.includes('--send') || plan.action === 'keep') {
+        print(event, plan.reason);
+        continue;
+      }
+      if (plan.action === 'send') await send(event, workerName);
+      print(event, plan.action === 'send' ? 'sent' : `${plan.reason}, deleted`);
       await sqs.send(new DeleteMessageCommand({ QueueUrl: queueUrl, ReceiptHandle: event.receiptHandle }));
-      gone.add(event);
-      failure = undefined;
+      left.delete(event);
     }
-  } catch (error) {
-    // Whatever it is, it is in the way of the next event too.
-    failure = `${failure}: ${messageOf(error)}`;
+  } finally {
+    await release(queueUrl, [...left]);
+    console.log(`${events.length} failed events, ${left.size} left in the queue`);
   }
-
-  const left = events.filter((event) => !gone.has(event));
-  await release(queueUrl, left);
-  console.log(`${events.length} listed, ${sent} sent, ${left.length} left in the queue`);
-  await explainRest(queueUrl, events, send);
-  if (failure !== undefined) throw new Error(failure);
+  if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles ${MAX_EVENTS}`);
+  await warnOfHiddenEvents(queueUrl);
   return 0;
 });
 
-/** Takes the queue's events, which are then hidden from others, until there are no more or {@link MAX_EVENTS}. */
+/** Reads the queue until it is empty or {@link MAX_EVENTS} are read. SQS hides the events from other runs. */
 async function receive(queueUrl: string): Promise<FailedEvent[]> {
   const events = new Map<string, FailedEvent>();
   while (events.size < MAX_EVENTS) {
@@ -93,18 +92,45 @@ async function receive(queueUrl: string): Promise<FailedEvent[]> {
         MessageSystemAttributeNames: ['SentTimestamp'],
         MaxNumberOfMessages: Math.min(BATCH_SIZE, MAX_EVENTS - events.size),
         VisibilityTimeout: HIDDEN_SECONDS,
-        // Long polling asks all of SQS's servers: no answer then means no event.
+        // Long polling asks all servers of SQS, so an empty response means an empty queue.
         WaitTimeSeconds: 1,
       }),
     );
     if (messages.length === 0) break;
-    // Seldom, SQS gives a message twice; the newer receipt counts.
+    // SQS may return a message twice. Only the newer receipt is valid.
     for (const message of messages) events.set(message.MessageId ?? '', parse(message));
   }
   return [...events.values()];
 }
 
-/** Shows events that stay in the queue to everybody again. */
+/** Reads the job, without writing: an event can only start a job that an attempt may still run. */
+async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan> {
+  if (jobId === undefined) return { action: 'keep', reason: 'never sent: delete it by hand' };
+  const { Item } = await dynamodb.send(new GetCommand({ TableName: tableName, Key: { jobId }, ConsistentRead: true }));
+  if (Item === undefined) return { action: 'delete', reason: 'job not found' };
+  try {
+    const job = parseJob(Item);
+    const now = unixSeconds(Date.now());
+    if (isExpired(job, now)) return { action: 'delete', reason: 'job not found' };
+    switch (phaseOf(job, now)) {
+      case 'ended':
+        return { action: 'delete', reason: `job already ended (${job.status})` };
+      case 'lapsed':
+        return { action: 'delete', reason: 'job already ended (ERROR)' };
+      default:
+        return { action: 'send', reason: `job can still run (${job.status}): start it with --send` };
+    }
+  } catch (error) {
+    return { action: 'keep', reason: messageOf(error) };
+  }
+}
+
+async function send({ requestPayload }: FailedEvent, workerName: string): Promise<void> {
+  const Payload = JSON.stringify(requestPayload);
+  await lambda.send(new InvokeCommand({ FunctionName: workerName, InvocationType: 'Event', Payload }));
+}
+
+/** Makes events visible in the queue again. */
 async function release(queueUrl: string, events: readonly FailedEvent[]): Promise<void> {
   for (let start = 0; start < events.length; start += BATCH_SIZE) {
     const batch = events.slice(start, start + BATCH_SIZE);
@@ -121,22 +147,20 @@ async function release(queueUrl: string, events: readonly FailedEvent[]): Promis
   }
 }
 
-async function explainRest(queueUrl: string, events: readonly FailedEvent[], sent: boolean): Promise<void> {
-  const foreign = events.filter(({ jobId }) => jobId === undefined).length;
-  if (foreign > 0)
-    console.log(`${foreign} of them have no job id: they are never sent, and have to be deleted by hand`);
-  if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles ${MAX_EVENTS}`);
-  if (events.length > foreign && !sent) console.log('To send them again: scripts/redrive.sh --send');
+async function warnOfHiddenEvents(queueUrl: string): Promise<void> {
   const { Attributes } = await sqs.send(
     new GetQueueAttributesCommand({ QueueUrl: queueUrl, AttributeNames: ['ApproximateNumberOfMessagesNotVisible'] }),
   );
   const hidden = Number(Attributes?.['ApproximateNumberOfMessagesNotVisible'] ?? 0);
-  if (hidden > 0) {
-    console.log(
-      `About ${hidden} more are held by another run, which may have been interrupted; ` +
-        `they show again within ${HIDDEN_SECONDS / 60} minutes`,
-    );
-  }
+  if (hidden === 0) return;
+  console.log(
+    `About ${hidden} more are hidden by another run, which may have been interrupted. ` +
+      `They are visible again within ${HIDDEN_SECONDS / 60} minutes`,
+  );
+}
+
+function print({ description }: FailedEvent, outcome: string): void {
+  console.log(`${description}  ${outcome}`);
 }
 
 function parse({ Body = '', MessageId = '', ReceiptHandle = '', Attributes = {} }: Message): FailedEvent {
@@ -153,7 +177,7 @@ function parse({ Body = '', MessageId = '', ReceiptHandle = '', Attributes = {} 
     `invoked ${field(context, 'approximateInvokeCount') ?? '?'} times`,
     error ?? field(field(record, 'responseContext'), 'functionError') ?? '-',
   ];
-  return { receiptHandle: ReceiptHandle, jobId, requestPayload, line: columns.map(printable).join('  ') };
+  return { receiptHandle: ReceiptHandle, jobId, requestPayload, description: columns.map(printable).join('  ') };
 }
 
 function parseJson(text: string): unknown {
@@ -170,11 +194,7 @@ function field(value: unknown, name: string): unknown {
     : undefined;
 }
 
-/** Without what would break the line, or talk to the terminal. */
 function printable(value: unknown): string {
-  const text = (typeof value === 'string' ? value : JSON.stringify(value)).replace(
-    /[\p{Cc}\p{Cf}\u2028\u2029]+/gu,
-    ' ',
-  );
+  const text = oneLine(typeof value === 'string' ? value : JSON.stringify(value));
   return text.length > MAX_REASON_CHARACTERS ? `${text.slice(0, MAX_REASON_CHARACTERS)}...` : text;
 }

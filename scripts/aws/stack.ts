@@ -1,11 +1,12 @@
 /**
- * What the operator's scripts share: the deployed stack as CloudFormation knows it, and how a
- * script ends. Credentials, region and stack come from the environment; scripts/aws/env.sh sets it.
+ * Shared by the operator's scripts: the deployed stack, and how a script ends. Credentials, region
+ * and stack name come from the environment, which scripts/aws/env.sh sets.
  */
 import { CloudFormationClient, DescribeStacksCommand, type Stack } from '@aws-sdk/client-cloudformation';
 import { requireEnv } from '../../src/config.ts';
+import { messageOf } from './errors.ts';
 
-/** Runs a script: its exit status is what `main` answers, or 1 with one line of the error that it throws. */
+/** Runs a script. The exit status is what `main` returns, or 1 if it throws, with the error as one line. */
 export async function run(main: () => Promise<number>): Promise<void> {
   try {
     process.exitCode = await main();
@@ -15,23 +16,13 @@ export async function run(main: () => Promise<number>): Promise<void> {
   }
 }
 
-/** An error in one line; the SDK's have names that tell more than their messages. */
-export function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.name === 'Error' ? error.message : `${error.name}: ${error.message}`;
-}
-
-/**
- * A stack by its name, or by its id, by which even a deleted one is found.
- *
- * @returns undefined where there is none
- */
+/** Returns a stack by its name or id, undefined if there is none. A deleted stack is found by its id only. */
 export async function findStack(client: CloudFormationClient, nameOrId: string): Promise<Stack | undefined> {
   try {
     const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: nameOrId }));
     return stack;
   } catch (error) {
-    // CloudFormation has no error of its own for this.
+    // CloudFormation has no error name of its own for this.
     if (error instanceof Error && error.name === 'ValidationError' && error.message.includes('does not exist')) {
       return undefined;
     }
@@ -39,7 +30,7 @@ export async function findStack(client: CloudFormationClient, nameOrId: string):
   }
 }
 
-/** The stack that STACK_NAME names; throws an Error when there is none. */
+/** The stack that STACK_NAME names. Throws an Error if there is none. */
 export async function requireStack(): Promise<Stack> {
   const stackName = requireEnv('STACK_NAME');
   const stack = await findStack(new CloudFormationClient(), stackName);
@@ -51,7 +42,7 @@ export async function requireStack(): Promise<Stack> {
   return stack;
 }
 
-/** An output of a stack; throws an Error when it does not have it. */
+/** An output of a stack. Throws an Error if the stack does not have it. */
 export function requireOutput(stack: Stack, name: string): string {
   const value = stack.Outputs?.find(({ OutputKey }) => OutputKey === name)?.OutputValue;
   if (value === undefined) throw new Error(`The stack ${stack.StackName} (${stack.StackStatus}) has no output ${name}`);

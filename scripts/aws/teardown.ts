@@ -1,9 +1,9 @@
 /**
- * Takes away what deploy.sh made: the stack, its artifacts with all their versions and delete
- * markers, and SAM's bucket where nothing of another application is in it. Run by teardown.sh.
+ * Deletes what deploy.sh created: the stack, its build artifacts with all versions, and SAM's bucket
+ * and stack if no other application uses them. Run by teardown.sh. A second run finishes what an
+ * interrupted one has left.
  *
- * Not by `sam delete`, which takes a stack that does not exist for a success, and leaves every
- * version of the artifacts in the bucket.
+ * `sam delete` is not used: it exits 0 if the stack does not exist, and leaves all versions in the bucket.
  */
 import { createInterface } from 'node:readline/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,111 +12,145 @@ import {
   DeleteStackCommand,
   paginateDescribeStackEvents,
   paginateListStackResources,
+  paginateListStacks,
   type Stack,
 } from '@aws-sdk/client-cloudformation';
-import {
-  DeleteBucketCommand,
-  DeleteObjectsCommand,
-  ListObjectVersionsCommand,
-  type ListObjectVersionsCommandOutput,
-  NoSuchBucket,
-  type ObjectIdentifier,
-  S3Client,
-} from '@aws-sdk/client-s3';
 import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
 import { requireEnv } from '../../src/config.ts';
+import { deleteBucket, deleteVersions, foldersOfOthers, versionsUnder } from './artifacts.ts';
 import { findStack, run } from './stack.ts';
 
-/** The stack that `sam deploy --resolve-s3` makes once for all SAM applications of an account and region. */
+/** The stack that `sam deploy --resolve-s3` creates once for all SAM applications of an account and region. */
 const SAM_STACK_NAME = 'aws-sam-cli-managed-default';
 
 const STACK_DELETION_LIMIT_MS = 15 * 60 * 1000;
 const STACK_POLL_MS = 1000;
-/** The most that DeleteObjects takes. */
-const BATCH_SIZE = 1000;
+
+/** SAM's stack and its bucket. */
+interface SamStorage {
+  readonly stack: Stack;
+  readonly bucket: string;
+  /** How many versions and delete markers our folder has. */
+  readonly artifacts: number;
+  /** Why both are kept; undefined if they are deleted. */
+  readonly keptBecause: string | undefined;
+}
 
 const cloudFormation = new CloudFormationClient();
-const s3 = new S3Client();
 
 await run(async () => {
   const args = process.argv.slice(2);
-  if (args.some((arg) => arg !== '--yes')) throw new Error('usage: scripts/teardown.sh [--yes]');
+  if (args.some((arg) => arg !== '--yes')) throw new Error('usage: bash scripts/teardown.sh [--yes]');
   const stackName = requireEnv('STACK_NAME');
-  const region = requireEnv('AWS_REGION');
-  // With the slash: the folder of a stack whose name only begins with ours is another's.
-  const prefix = `${stackName}/`;
-
+  // With the slash: the name of another stack may begin with ours.
+  const folder = `${stackName}/`;
   const { Account: account } = await new STSClient().send(new GetCallerIdentityCommand());
-  const stack = await findStack(cloudFormation, stackName);
-  const samStack = await findStack(cloudFormation, SAM_STACK_NAME);
-  // Where SAM's own first deployment failed, its stack has no bucket.
-  const bucket = samStack?.Outputs?.find(({ OutputKey }) => OutputKey === 'SourceBucket')?.OutputValue;
-  const artifacts = bucket === undefined ? [] : await versionsUnder(bucket, prefix);
+  const place = `account ${account}, region ${requireEnv('AWS_REGION')}`;
 
-  if (stack === undefined && artifacts.length === 0) {
-    throw new Error(`The stack ${stackName} does not exist in account ${account}, region ${region}`);
-  }
-  if (stack !== undefined) refuseInMotion(stack);
+  // All checks come before the first deletion.
+  const stack = (await findStack(cloudFormation, stackName)) ?? (await findDeletedStack(stackName));
+  if (stack === undefined) throw new Error(`The stack ${stackName} does not exist in ${place}`);
+  const resources = await resourcesOf(stack);
+  refuseProtected(stack);
+  refuseInProgress(stack);
+  const sam = await findSamStorage(folder);
 
-  const resources = stack === undefined ? [] : await resourcesOf(stack);
-  console.log(
-    `Account  ${account}\nRegion   ${region}\nStack    ${stackName} (${stack?.StackStatus ?? 'gone already'})`,
-  );
-  console.log('\nThis will be destroyed, with all jobs and logs:');
-  for (const resource of resources) console.log(`  ${resource}`);
-  if (bucket !== undefined) {
-    console.log(`  ${artifacts.length} versions of build artifacts in s3://${bucket}/${prefix}`);
-    console.log(`  the bucket itself and SAM's stack ${SAM_STACK_NAME}, if nothing else is in it`);
+  const isDeleted = stack.StackStatus === 'DELETE_COMPLETE';
+  if (isDeleted && (sam === undefined || (sam.artifacts === 0 && sam.keptBecause !== undefined))) {
+    console.log(`Nothing to delete: the stack ${stackName} and its artifacts are gone from ${place}`);
+    return 0;
   }
+  console.log(`Stack ${stackName} (${stack.StackStatus}) in ${place}\n\nThis will be deleted, with all jobs and logs:`);
+  for (const line of [...resources, ...(sam === undefined ? [] : deletionsOf(sam, folder))]) console.log(`  ${line}`);
   if (!args.includes('--yes') && !(await confirmed())) {
     console.log('\nCancelled: nothing was deleted.');
     return 1;
   }
+
   console.log('');
-
-  const retained = stack === undefined ? [] : await deleteStack(stack);
-  let bucketLine = 'Nothing in S3: SAM has no bucket in this account and region';
-  if (samStack !== undefined && bucket !== undefined) {
-    await deleteVersions(bucket, prefix);
-    bucketLine = await deleteBucket(bucket, samStack);
-  }
-
-  console.log(`\nThe stack ${stackName} is gone. What remains:`);
-  for (const resource of retained) console.log(`  ${resource} (its DeletionPolicy keeps it)`);
-  console.log(`  ${bucketLine}`);
-  console.log('  CloudWatch keeps past metrics for up to 15 months, free of charge');
+  const retained = isDeleted ? [] : await deleteStack(stack);
+  const kept = sam === undefined ? undefined : await deleteSamStorage(sam, folder);
+  console.log(`\nThe stack ${stackName} is deleted. What remains:`);
+  for (const resource of retained) console.log(`  ${resource} (kept by its DeletionPolicy)`);
+  if (kept !== undefined) console.log(`  SAM's bucket and its stack ${SAM_STACK_NAME}, because ${kept}`);
+  console.log('  Past metrics in CloudWatch, for up to 15 months, free of charge');
   console.log('  On this machine: .env, .aws-sam/, node_modules/ and .tools/');
   return 0;
 });
 
-/** A stack that CloudFormation is at work on can't be deleted, except one whose deletion goes on. */
-function refuseInMotion({ StackName, StackStatus }: Stack): void {
-  // REVIEW_IN_PROGRESS waits for a change set that a failed deployment never executed.
-  if (StackStatus === 'REVIEW_IN_PROGRESS' || StackStatus === 'DELETE_IN_PROGRESS') return;
-  if (StackStatus?.includes('_IN_PROGRESS') !== true) return;
-  throw new Error(`The stack ${StackName} is in ${StackStatus}: try again when that is over; nothing was deleted`);
-}
-
-/** @throws Error when there are some, and the table of template.yaml was never among them: the stack is another's */
-async function resourcesOf(stack: Stack): Promise<string[]> {
-  const resources: string[] = [];
-  const names: (string | undefined)[] = [];
-  for await (const page of paginateListStackResources({ client: cloudFormation }, { StackName: stack.StackId })) {
-    for (const resource of page.StackResourceSummaries ?? []) {
-      const { LogicalResourceId, ResourceType, PhysicalResourceId, ResourceStatus } = resource;
-      names.push(LogicalResourceId);
-      if (ResourceStatus !== 'DELETE_COMPLETE') resources.push(`${ResourceType}  ${PhysicalResourceId ?? '-'}`);
+/** The stack of this name that was deleted last, undefined if there is none. CloudFormation lists it for 90 days. */
+async function findDeletedStack(stackName: string): Promise<Stack | undefined> {
+  const pages = paginateListStacks({ client: cloudFormation }, { StackStatusFilter: ['DELETE_COMPLETE'] });
+  const found: { readonly id: string; readonly deletedAt: number }[] = [];
+  for await (const { StackSummaries = [] } of pages) {
+    for (const { StackName, StackId: id = '', DeletionTime } of StackSummaries) {
+      if (StackName === stackName) found.push({ id, deletedAt: DeletionTime?.getTime() ?? 0 });
     }
   }
-  if (names.length > 0 && !names.includes('JobsTable')) {
-    throw new Error(`The stack ${stack.StackName} is none of this application's; nothing was deleted`);
+  const [last] = found.sort((a, b) => b.deletedAt - a.deletedAt);
+  return last && findStack(cloudFormation, last.id);
+}
+
+/** The resources that a stack still has. Throws an Error if the stack is not one of this application. */
+async function resourcesOf(stack: Stack): Promise<string[]> {
+  const resources: string[] = [];
+  const names = new Set<string | undefined>();
+  for await (const page of paginateListStackResources({ client: cloudFormation }, { StackName: stack.StackId })) {
+    for (const resource of page.StackResourceSummaries ?? []) {
+      const { LogicalResourceId, ResourceType, PhysicalResourceId = '-', ResourceStatus } = resource;
+      names.add(LogicalResourceId);
+      if (!/^DELETE_(?:COMPLETE|SKIPPED)$/.test(ResourceStatus ?? '')) {
+        resources.push(`${ResourceType}  ${PhysicalResourceId}`);
+      }
+    }
+  }
+  if (names.size > 0 && !names.has('JobsTable')) {
+    throw new Error(`The stack ${stack.StackName} belongs to another application; nothing was deleted`);
   }
   return resources;
 }
 
-/** Whether the next line of the input is `yes`. The end of the input is a no. */
+function refuseProtected({ StackName, EnableTerminationProtection }: Stack): void {
+  if (EnableTerminationProtection !== true) return;
+  throw new Error(
+    `The stack ${StackName} has termination protection; nothing was deleted. To turn it off: ` +
+      `aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name ${StackName}`,
+  );
+}
+
+function refuseInProgress({ StackName, StackStatus }: Stack): void {
+  // REVIEW_IN_PROGRESS is the status of a stack whose first change set was never executed.
+  if (!/^(?!REVIEW_|DELETE_).*_IN_PROGRESS$/.test(StackStatus ?? '')) return;
+  throw new Error(`The stack ${StackName} is in ${StackStatus}: try again when that is over; nothing was deleted`);
+}
+
+/**
+ * SAM's stack without its bucket would break every later `sam deploy` of the account and region, so the
+ * bucket is only deleted if the stack can be deleted too.
+ */
+async function findSamStorage(folder: string): Promise<SamStorage | undefined> {
+  const stack = await findStack(cloudFormation, SAM_STACK_NAME);
+  const bucket = stack?.Outputs?.find(({ OutputKey }) => OutputKey === 'SourceBucket')?.OutputValue;
+  if (stack === undefined || bucket === undefined) return undefined;
+  refuseInProgress(stack);
+  const artifacts = (await versionsUnder(bucket, folder)).length;
+  const others = await foldersOfOthers(bucket, folder);
+  let keptBecause: string | undefined;
+  if (stack.EnableTerminationProtection === true) keptBecause = 'the stack has termination protection';
+  if (others.length > 0) keptBecause = `other applications have artifacts in the bucket: ${others.join(', ')}`;
+  return { stack, bucket, artifacts, keptBecause };
+}
+
+function deletionsOf({ bucket, artifacts, keptBecause }: SamStorage, folder: string): string[] {
+  return [
+    ...(artifacts === 0 ? [] : [`${artifacts} versions of build artifacts in s3://${bucket}/${folder}`]),
+    ...(keptBecause === undefined ? [`SAM's bucket ${bucket} and its stack ${SAM_STACK_NAME}`] : []),
+  ];
+}
+
+/** Returns true if the next line of the input is `yes`. */
 async function confirmed(): Promise<boolean> {
-  process.stdout.write("\nType 'yes' to destroy all of this: ");
+  process.stdout.write("\nType 'yes' to delete all of this: ");
   const input = createInterface({ input: process.stdin });
   for await (const line of input) {
     input.close();
@@ -126,10 +160,30 @@ async function confirmed(): Promise<boolean> {
 }
 
 /**
- * Deletes a stack and waits until it is gone.
+ * Deletes our artifacts, then SAM's bucket and stack unless they are kept. The bucket first: S3
+ * refuses to delete one in which another application has just put something.
  *
- * @returns the resources that it left because of their DeletionPolicy
- * @throws Error with CloudFormation's reasons when it can't be deleted, or is not gone within the limit
+ * @returns why bucket and stack are kept, undefined if they are deleted
+ */
+async function deleteSamStorage({ stack, bucket, keptBecause }: SamStorage, folder: string) {
+  console.log(`Deleting the artifacts in s3://${bucket}/${folder} ...`);
+  await deleteVersions(bucket, await versionsUnder(bucket, folder));
+  if (keptBecause !== undefined) return keptBecause;
+  try {
+    await deleteBucket(bucket);
+  } catch (error) {
+    if (error instanceof Error && error.name === 'BucketNotEmpty') return 'new artifacts are in the bucket';
+    throw error;
+  }
+  await deleteStack(stack);
+  return undefined;
+}
+
+/**
+ * Deletes a stack and waits until it is deleted.
+ *
+ * @returns the resources that CloudFormation left because of their DeletionPolicy
+ * @throws an Error with CloudFormation's reasons if the stack cannot be deleted within the limit
  */
 async function deleteStack({ StackName: name = '', StackId: id = name }: Stack): Promise<string[]> {
   console.log(`Deleting the stack ${name} ...`);
@@ -140,31 +194,26 @@ async function deleteStack({ StackName: name = '', StackId: id = name }: Stack):
     const seconds = Math.round((Date.now() - started) / 1000);
     if (stack === undefined || stack.StackStatus === 'DELETE_COMPLETE') {
       console.log(`  done (${seconds} s)`);
-      break;
+      return events(id, 'DELETE_SKIPPED', started);
     }
     if (stack.StackStatus === 'DELETE_FAILED') {
       const reasons = await events(id, 'DELETE_FAILED', started);
-      throw new Error(
-        [`The stack ${name} could not be deleted. Remove what is in the way, and run this again:`, ...reasons].join(
-          '\n  ',
-        ),
-      );
+      const message = `The stack ${name} could not be deleted. Remove the cause, then run this again:`;
+      throw new Error([message, ...reasons].join('\n  '));
     }
     if (Date.now() - started > STACK_DELETION_LIMIT_MS) {
-      throw new Error(`The stack ${name} is still in ${stack.StackStatus} after ${seconds} s; run this again to go on`);
+      throw new Error(`The stack ${name} is still in ${stack.StackStatus} after ${seconds} s: run this again later`);
     }
     await sleep(STACK_POLL_MS);
   }
-  if ((await findStack(cloudFormation, name)) !== undefined) throw new Error(`The stack ${name} is there again`);
-  return events(id, 'DELETE_SKIPPED', started);
 }
 
-/** What happened to the stack's resources since a moment (Unix milliseconds), as one line each. */
+/** The events of a stack's resources with this status since a time (Unix milliseconds), one line each. */
 async function events(stackId: string, status: string, since: number): Promise<string[]> {
   const lines = new Set<string>();
   for await (const page of paginateDescribeStackEvents({ client: cloudFormation }, { StackName: stackId })) {
     for (const event of page.StackEvents ?? []) {
-      // A minute of grace for the clock of this machine. The stack's own event tells nothing more.
+      // The clock of this machine may be a minute off.
       if ((event.Timestamp?.getTime() ?? 0) < since - 60_000) return [...lines];
       if (event.ResourceStatus !== status || event.PhysicalResourceId === stackId) continue;
       const reason = event.ResourceStatusReason ? `: ${event.ResourceStatusReason}` : '';
@@ -172,79 +221,4 @@ async function events(stackId: string, status: string, since: number): Promise<s
     }
   }
   return [...lines];
-}
-
-/** All versions and delete markers whose keys begin with the prefix. None where there is no such bucket. */
-async function versionsUnder(bucket: string, prefix: string): Promise<ObjectIdentifier[]> {
-  const found: ObjectIdentifier[] = [];
-  let next: { readonly KeyMarker?: string | undefined; readonly VersionIdMarker?: string | undefined } | undefined = {};
-  while (next !== undefined) {
-    const page: ListObjectVersionsCommandOutput | undefined = await s3
-      .send(new ListObjectVersionsCommand({ Bucket: bucket, Prefix: prefix, ...next }))
-      .catch(undefinedWhereNoBucket);
-    for (const { Key, VersionId } of [...(page?.Versions ?? []), ...(page?.DeleteMarkers ?? [])]) {
-      found.push({ Key, VersionId });
-    }
-    next =
-      page?.IsTruncated === true
-        ? { KeyMarker: page.NextKeyMarker, VersionIdMarker: page.NextVersionIdMarker }
-        : undefined;
-  }
-  return found;
-}
-
-function undefinedWhereNoBucket(error: unknown): undefined {
-  if (!(error instanceof NoSuchBucket)) throw error;
-}
-
-/** @throws Error when something under the prefix could not be deleted */
-async function deleteVersions(bucket: string, prefix: string): Promise<void> {
-  console.log(`Deleting the artifacts in s3://${bucket}/${prefix} ...`);
-  const versions = await versionsUnder(bucket, prefix);
-  for (let start = 0; start < versions.length; start += BATCH_SIZE) {
-    const batch = versions.slice(start, start + BATCH_SIZE);
-    const { Errors: [error, ...more] = [] } = await s3.send(
-      new DeleteObjectsCommand({ Bucket: bucket, Delete: { Objects: batch, Quiet: true } }),
-    );
-    if (error !== undefined) {
-      throw new Error(
-        `${1 + more.length} artifacts could not be deleted: ${error.Key}: ${error.Message ?? error.Code}`,
-      );
-    }
-  }
-  const left = await versionsUnder(bucket, prefix);
-  if (left.length > 0) throw new Error(`${left.length} artifacts came in meanwhile: is a deployment under way?`);
-  console.log(`  done (${versions.length} versions)`);
-}
-
-/**
- * Deletes SAM's bucket and then its stack, unless something is in the bucket. The bucket first,
- * because S3 itself refuses to delete one into which another application has just put something.
- *
- * @returns what became of it, as one line
- */
-async function deleteBucket(bucket: string, samStack: Stack): Promise<string> {
-  const kept = (others: readonly string[]) =>
-    `SAM's bucket ${bucket} and its stack ${SAM_STACK_NAME}, kept because other applications have artifacts there: ${others.join(', ')}`;
-  const others = await foldersOf(bucket);
-  if (others.length > 0) return kept(others);
-  try {
-    await s3.send(new DeleteBucketCommand({ Bucket: bucket })).catch(undefinedWhereNoBucket);
-  } catch (error) {
-    if (error instanceof Error && error.name === 'BucketNotEmpty') return kept(await foldersOf(bucket));
-    throw error;
-  }
-  await deleteStack(samStack);
-  return `Nothing in S3: SAM's bucket ${bucket} was empty, and is gone with its stack ${SAM_STACK_NAME}`;
-}
-
-/** The first folders and files of a bucket that hold any version or delete marker. */
-async function foldersOf(bucket: string): Promise<string[]> {
-  const page = await s3
-    .send(new ListObjectVersionsCommand({ Bucket: bucket, Delimiter: '/' }))
-    .catch(undefinedWhereNoBucket);
-  const folders = (page?.CommonPrefixes ?? []).map(({ Prefix = '' }) => Prefix);
-  const files = [...(page?.Versions ?? []), ...(page?.DeleteMarkers ?? [])].map(({ Key = '' }) => Key);
-  const names = [...new Set([...folders, ...files])];
-  return names.length > 5 || page?.IsTruncated === true ? [...names.slice(0, 5), '...'] : names;
 }

@@ -7,21 +7,21 @@ import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local
 
 export { sleep };
 
-/** The deployment that the suites are run against; undefined: they bring up their own, on the local AWS. */
-const API_BASE_URL = process.env['API_BASE_URL']?.replace(/\/+$/, '') || undefined;
+/** The deployment under test. If it is undefined, each suite deploys its own to a local AWS. */
+export const API_BASE_URL = process.env['API_BASE_URL']?.replace(/\/+$/, '');
 
-/** Whether a URL of the API is one of the local AWS, whose gateway knows less than API Gateway does. */
+/** Whether the API is on the local AWS, whose gateway does less than API Gateway. */
 export function isLocalAws(url: string): boolean {
   return new URL(url).hostname.endsWith('.localhost');
 }
 
-/** What an HTTP server answered. */
+/** A response of an HTTP server. */
 export interface Answer {
   readonly status: number;
-  /** By name in lower case; repeated ones joined with a comma. */
+  /** By name in lower case. Repeated headers are joined with a comma. */
   readonly headers: Readonly<Record<string, string>>;
   readonly text: string;
-  /** The body as JSON; undefined when it is none. */
+  /** The parsed body, undefined if it is not JSON. */
   readonly json: unknown;
 }
 
@@ -34,35 +34,50 @@ export interface RequestOptions {
 /** API Gateway gives up after 29 s. */
 const REQUEST_LIMIT_MS = 35_000;
 
-/** Names under .localhost are the loopback's, but not to every resolver. */
+/** Not every resolver knows that names under .localhost are loopback. */
 const loopbackLookup: http.RequestOptions['lookup'] = (_hostname, options, callback) => {
   if (options.all === true) callback(null, [{ address: '127.0.0.1', family: 4 }]);
   else callback(null, '127.0.0.1', 4);
 };
 
-/** How long a client that is told 429 waits and tries again. */
-const RATE_LIMIT_MS = 60_000;
+/**
+ * How long a request is repeated that the API refuses. On an account with 10 concurrent executions, 20
+ * jobs use up all of them for some 15 s.
+ */
+const REPEAT_LIMIT_MS = 60_000;
 
 let check: (method: string, url: string, answer: Answer) => void = () => undefined;
 
-/** From now on, whatever `checker` throws of an answer rejects the request that got it. */
+/** From now on, a request rejects if `checker` throws an error about its answer. */
 export function checkEveryAnswer(checker: typeof check): void {
   check = checker;
 }
 
-/**
- * One HTTP request. The path of `url` is sent as it is written: no dots are resolved in it, and
- * nothing is escaped. The API's rate limit is respected: a 429 is tried again when it says so.
- * Rejects when no whole answer comes within {@link REQUEST_LIMIT_MS}.
- */
+/** Sends a request, and repeats it as openapi.yaml allows clients to. See {@link requestOnce}. */
 export async function request(url: string, options: RequestOptions = {}): Promise<Answer> {
-  const giveUpAt = Date.now() + RATE_LIMIT_MS;
+  const giveUpAt = Date.now() + REPEAT_LIMIT_MS;
   for (;;) {
-    const answer = await send(url, options);
-    check(options.method ?? 'GET', url, answer);
-    if (answer.status !== 429 || Date.now() > giveUpAt) return answer;
+    const answer = await requestOnce(url, options);
+    if (!mayBeRepeated(options, answer) || Date.now() > giveUpAt) return answer;
     await sleep(1000 * Number(answer.headers['retry-after'] ?? 1));
   }
+}
+
+/** On a local AWS a 5xx is never repeated, because there it can only be a bug. */
+function mayBeRepeated({ method = 'GET', headers = {} }: RequestOptions, { status }: Answer): boolean {
+  if (status === 429) return true;
+  const isSafe = method === 'GET' || Object.keys(headers).some((name) => name.toLowerCase() === 'idempotency-key');
+  return API_BASE_URL !== undefined && status >= 500 && isSafe;
+}
+
+/**
+ * Sends a request. The path of `url` is sent as it is: without resolving dots and without escaping.
+ * Rejects if the whole answer does not come within {@link REQUEST_LIMIT_MS}.
+ */
+export async function requestOnce(url: string, options: RequestOptions = {}): Promise<Answer> {
+  const answer = await send(url, options);
+  check(options.method ?? 'GET', url, answer);
+  return answer;
 }
 
 function send(url: string, { method = 'GET', headers = {}, body }: RequestOptions): Promise<Answer> {
@@ -75,7 +90,7 @@ function send(url: string, { method = 'GET', headers = {}, body }: RequestOption
     path,
     headers: body === undefined ? headers : { 'Content-Length': Buffer.byteLength(body), ...headers },
     signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
-    // A connection for each request, so that none is taken that the server is about to close.
+    // A new connection for each request: the server may be about to close an old one.
     agent: false,
     ...(hostname.endsWith('.localhost') ? { lookup: loopbackLookup } : {}),
   };
@@ -117,7 +132,7 @@ export function submit(baseUrl: string, text: string, headers: Readonly<Record<s
   return post(baseUrl, JSON.stringify({ text }), headers);
 }
 
-/** `POST /jobs` with this body, whatever it is. */
+/** `POST /jobs` with this body. */
 export function post(
   baseUrl: string,
   body: string | Uint8Array,
@@ -135,14 +150,14 @@ export function getJob(baseUrl: string, jobId: string): Promise<Answer> {
   return request(`${baseUrl}/jobs/${jobId}`);
 }
 
-/** A string field of an answer's JSON object; throws an Error that shows the answer when there is none. */
+/** A string field of an answer's JSON object. Throws an Error that shows the answer if there is none. */
 export function stringField(answer: Answer, name: string): string {
   const value = field(answer, name);
   if (typeof value !== 'string') throw new Error(`No string '${name}' in the answer ${answer.status} ${answer.text}`);
   return value;
 }
 
-/** A number field of an answer's JSON object; throws an Error that shows the answer when there is none. */
+/** A number field of an answer's JSON object. Throws an Error that shows the answer if there is none. */
 export function numberField(answer: Answer, name: string): number {
   const value = field(answer, name);
   if (typeof value !== 'number') throw new Error(`No number '${name}' in the answer ${answer.status} ${answer.text}`);
@@ -155,8 +170,8 @@ function field({ json }: Answer, name: string): unknown {
     : undefined;
 }
 
-/** A job's way to its end, as GET shows it. */
-export interface Course {
+/** A job that has ended, as GET showed it. */
+export interface PolledJob {
   /** Each status once, in the order seen. */
   readonly statuses: readonly string[];
   /** The answer that first showed the end. */
@@ -166,20 +181,13 @@ export interface Course {
 const RANK: Readonly<Record<string, number>> = { PENDING: 0, IN_PROGRESS: 1, DONE: 2, ERROR: 2 };
 
 const POLL_MS = 500;
-/** How many reads of one job may fail on the server's side: such a fault changes no job, and the read may be repeated. */
-const MAX_FAILED_READS = 3;
 
-/** Follows a job to DONE or ERROR. Throws when the status goes back, on an answer other than 200, and after the limit. */
-export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<Course> {
+/** Polls a job until it is DONE or ERROR. Throws if the status goes back, on a status other than 200, and after the limit. */
+export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<PolledJob> {
   const statuses: string[] = [];
-  const giveUpAt = Date.now() + limitMs;
-  for (let failedReads = 0; Date.now() < giveUpAt; await sleep(POLL_MS)) {
+  for (const giveUpAt = Date.now() + limitMs; Date.now() < giveUpAt; await sleep(POLL_MS)) {
     const answer = await getJob(baseUrl, jobId);
-    if (answer.status >= 500 && failedReads < MAX_FAILED_READS) {
-      failedReads += 1;
-      continue;
-    }
-    if (answer.status !== 200) throw new Error(`Job ${jobId}: GET answered ${answer.status} ${answer.text}`);
+    if (answer.status !== 200) throw new Error(`Job ${jobId}: GET returned ${answer.status} ${answer.text}`);
     const status = stringField(answer, 'status');
     const rank = RANK[status];
     const before = statuses.at(-1);
@@ -192,8 +200,8 @@ export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: nu
   throw new Error(`Job ${jobId} has not ended within ${limitMs} ms; seen: ${statuses.join(', ')}`);
 }
 
-/** What a test that looks behind the API needs; undefined where there is a URL and nothing else. */
-export interface Backstage {
+/** What tests need that look behind the API. */
+export interface Internals {
   readonly jobsTableName: string;
   readonly workerFunctionName: string;
   readonly dynamodb: DynamoDBClient;
@@ -203,49 +211,49 @@ export interface Backstage {
 /** The application under test. */
 export interface Deployment {
   readonly baseUrl: string;
-  readonly backstage: Backstage | undefined;
-  /** Ends what was started for it. */
+  readonly internals: Internals | undefined;
+  /** Stops what was started for it. */
   stop(): Promise<void>;
 }
 
-/** The names that a deployment elsewhere keeps to itself; they come with credentials in the environment. */
+/** Outputs of the stack at API_BASE_URL. If they are set, credentials are in the environment too. */
 const { JOBS_TABLE_NAME, WORKER_FUNCTION_NAME } = process.env;
 
-/** Whether {@link Deployment.backstage} will be there. */
-export const HAS_BACKSTAGE =
+/** Whether {@link Deployment.internals} will be defined. */
+export const HAS_INTERNALS =
   API_BASE_URL === undefined || (JOBS_TABLE_NAME !== undefined && WORKER_FUNCTION_NAME !== undefined);
 
-/** The deployment at {@link API_BASE_URL}, or the real template, built and deployed to a local AWS of its own. */
+/** Returns the deployment at {@link API_BASE_URL}, or deploys the template to a local AWS. */
 export async function openDeployment(stackName: string): Promise<Deployment> {
   if (API_BASE_URL !== undefined) {
-    const backstage =
+    const internals =
       JOBS_TABLE_NAME === undefined || WORKER_FUNCTION_NAME === undefined
         ? undefined
-        : backstageOf(JOBS_TABLE_NAME, WORKER_FUNCTION_NAME, {});
-    return { baseUrl: API_BASE_URL, backstage, stop: async () => undefined };
+        : internalsOf(JOBS_TABLE_NAME, WORKER_FUNCTION_NAME, {});
+    return { baseUrl: API_BASE_URL, internals, stop: async () => undefined };
   }
   const aws = await startLocalAws();
   try {
     await build(aws);
     const { baseUrl, outputs } = await deploy(aws, { stackName });
     const { JobsTableName = '', WorkerFunctionName = '' } = outputs;
-    return { baseUrl, backstage: backstageOf(JobsTableName, WorkerFunctionName, clientOptions(aws)), stop: aws.stop };
+    return { baseUrl, internals: internalsOf(JobsTableName, WorkerFunctionName, clientOptions(aws)), stop: aws.stop };
   } catch (error) {
     await aws.stop();
     throw error;
   }
 }
 
-/** What an AWS SDK client needs to talk to the local AWS. */
+/** Options of AWS SDK clients for the local AWS. */
 export function clientOptions({ endpoint }: LocalAws) {
   return { endpoint, region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 }
 
-function backstageOf(
+function internalsOf(
   jobsTableName: string,
   workerFunctionName: string,
   options: Partial<ReturnType<typeof clientOptions>>,
-): Backstage {
+): Internals {
   return {
     jobsTableName,
     workerFunctionName,

@@ -1,0 +1,20 @@
+/** Names of the errors of CloudFormation, STS and the SDK's credential providers about credentials. */
+const CREDENTIALS_ERRORS = new Map([
+  ['InvalidClientTokenId', 'AWS refused the access key: check AWS_ACCESS_KEY_ID in .env or in the shell'],
+  ['SignatureDoesNotMatch', 'AWS refused the secret key: check AWS_SECRET_ACCESS_KEY in .env or in the shell'],
+  ['ExpiredToken', 'The session has expired: replace both keys and AWS_SESSION_TOKEN in .env or in the shell'],
+  ['CredentialsProviderError', 'There are no credentials: set them in .env'],
+  ['TokenProviderError', 'There are no credentials: set them in .env'],
+]);
+
+/** An error as one line. If AWS refused the credentials, it says which setting to change. */
+export function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const message = error.name === 'Error' ? error.message : `${error.name}: ${error.message}`;
+  const advice = CREDENTIALS_ERRORS.get(error.name);
+  if (advice === undefined) return message;
+  const profile = process.env['AWS_PROFILE'];
+  return profile
+    ? `The profile ${profile} has no valid credentials. To sign in: aws sso login --profile ${profile} (${message})`
+    : `${advice} (${message})`;
+}

@@ -1,0 +1,49 @@
+import { oneLine } from './oneLine.ts';
+
+/** An event of the log group. */
+export interface LogEntry {
+  /** Unix milliseconds. */
+  readonly time: number;
+  readonly stream: string;
+  readonly message: string;
+  /** The fields of a message that is a JSON object; empty for other messages. */
+  readonly fields: ReadonlyMap<string, unknown>;
+}
+
+/** Fields that are printed elsewhere, or are the same in every line. */
+const OMITTED =
+  /^(?:timestamp|time|level|message|error|service|jobId|cold_start|sampling_rate|function_(?!request_id).*|xray_.*)$/;
+
+/** Prints an entry as one line, followed by its error, if it has one, with stack and causes. */
+export function formatEntry({ time, message, fields }: LogEntry, functionName: string): string {
+  const start = [new Date(time).toISOString(), functionName.padEnd(17)];
+  if (fields.size === 0) return oneLine([...start, message].join('  '));
+  const level = String(fields.get('level') ?? 'LAMBDA').padEnd(6);
+  const details = detailsOf([...fields].filter(([name]) => !OMITTED.test(name)));
+  const line = oneLine([...start, level, textOf(fields.get('message') ?? ''), details].join('  '));
+  const error = fields.has('error') ? errorLines(fields.get('error')) : [];
+  return [line, ...error.map((text) => `    ${text}`)].join('\n');
+}
+
+/** An error as the Powertools logger writes it: an object with name, message, stack, cause and other fields. */
+function errorLines(error: unknown): string[] {
+  if (typeof error !== 'object' || error === null || !('message' in error)) {
+    return textOf(error).split('\n').map(oneLine);
+  }
+  const { name, message, stack, cause, location: _, ...others } = Object.fromEntries<unknown>(Object.entries(error));
+  const frames = typeof stack === 'string' ? stack.split('\n').filter((line) => /^\s+at /.test(line)) : [];
+  const [first = '', ...rest] = cause === undefined ? [] : errorLines(cause);
+  return [
+    oneLine(`${textOf(name ?? 'Error')}: ${textOf(message)}  ${detailsOf(Object.entries(others))}`),
+    ...frames.map(oneLine),
+    ...(cause === undefined ? [] : [`caused by: ${first}`, ...rest]),
+  ];
+}
+
+function detailsOf(fields: readonly (readonly [string, unknown])[]): string {
+  return fields.map(([name, value]) => `${name}=${textOf(value)}`).join(' ');
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
