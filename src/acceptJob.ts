@@ -5,15 +5,15 @@ import { count, logger } from './telemetry.ts';
 /** The result of a POST. */
 export type Acceptance =
   | { readonly kind: 'accepted'; readonly status: Job['status'] }
-  /** The idempotency key was used before, with another text. */
+  /** The idempotency key was already used with another text. */
   | { readonly kind: 'otherText' }
-  /** DynamoDB or Lambda failed. With an idempotency key the job may exist, for a repeated POST to start. */
+  /** DynamoDB or Lambda failed. With an idempotency key the job may exist; a repeated POST then starts it. */
   | { readonly kind: 'notStored' | 'notStarted'; readonly cause: unknown };
 
 /**
- * Stores the job, then starts the worker; the job is accepted once both are done. If either fails, a
- * job without an idempotency key is deleted again, because no client can repeat its POST. A job with
- * a key stays: a repeated POST starts it, otherwise its deadline ends it.
+ * Stores the job, then starts the worker. If either fails, a job without an idempotency key is
+ * deleted, because no client can repeat its POST. A job with a key is kept: a repeated POST starts
+ * it, or it ends at its deadline.
  */
 export async function acceptJob(
   repository: JobRepository,
@@ -35,18 +35,18 @@ export async function acceptJob(
     return { kind: 'accepted', status: stored.status };
   } catch (cause) {
     if (hasKey || (await isDeleted(repository, jobId))) return { kind: failure, cause };
-    // Only an answer was lost. No client knows the id yet, so none can have seen a later status.
+    // Only a response was lost: a worker has the job. No client knows its id, so none has seen a later status.
     count('JobsAccepted');
     return { kind: 'accepted', status: 'IN_PROGRESS' };
   }
 }
 
-/** Deletes the job. Returns false if a worker has claimed it and it therefore stays. */
+/** Deletes the job. Returns false if a worker has already claimed it. */
 async function isDeleted(repository: JobRepository, jobId: string): Promise<boolean> {
   try {
     return await repository.deletePending(jobId);
   } catch (error) {
-    // No client knows its id. If it exists, its deadline ends it.
+    // If the job still exists, it ends at its deadline. No client knows its id.
     logger.error('Job could not be deleted', { outcome: 'left behind', error });
     return true;
   }

@@ -14,14 +14,14 @@ export const RESERVE_MS = CALL_BUDGET_MS;
  */
 export const MAX_OVERHEAD_MS = 6000;
 
-/** What an attempt uses from outside. */
+/** The dependencies of an attempt. */
 export interface AttemptDependencies {
   readonly repository: JobRepository;
   readonly stages: readonly Stage[];
   /** The worker's time-out in seconds, as in template.yaml. */
   readonly workerTimeout: number;
   /**
-   * Calls `onTime` after so many milliseconds, and returns a function that stops the timer. The timer
+   * Calls `onTime` after the given time. Returns a function that cancels the timer. The timer
    * must keep the process alive, because a stage may wait for something that does not.
    */
   readonly startTimer: (milliseconds: number, onTime: () => void) => () => void;
@@ -31,13 +31,13 @@ export interface AttemptDependencies {
 }
 
 /**
- * Runs one attempt: claims the job, runs the stages in the time that is left, and writes the end.
+ * Runs one attempt: claims the job, runs the stages within the remaining time, and stores the end.
  *
  * @param remainingMs how long the invocation may still run
  * @param running see {@link runStages}
- * @returns `held` if another attempt has a live lease, so that this event has to come back
+ * @returns `held` if another attempt has a live lease; Lambda must then deliver the event again
  * @throws if the claim or the end cannot be written, or if the stages timed out without having had
- *   their full time. The lease then expires by itself, and Lambda's retry is the next attempt.
+ *   their full time. The lease then expires, and Lambda's retry starts the next attempt.
  */
 export async function runAttempt(
   { repository, stages, workerTimeout, startTimer, newToken, clock }: AttemptDependencies,
@@ -45,7 +45,7 @@ export async function runAttempt(
   remainingMs: () => number,
   running: Set<string>,
 ): Promise<'ended' | 'held'> {
-  // In this order the lease is never too short.
+  // The remaining time is read before the clock, so the lease is never too short.
   const remaining = remainingMs();
   const startedAt = clock();
   const lease = newLease(newToken(), startedAt + remaining);
@@ -67,7 +67,7 @@ export async function runAttempt(
   const end = await runStages(stages, job, { signal, running, clock });
   stopTimer();
   if (signal.aborted && limitMs < workerTimeout * 1000 - MAX_OVERHEAD_MS) {
-    throw new Error(`The stages timed out, but had only ${limitMs} ms: another attempt is needed`);
+    throw new Error(`The stages timed out after only ${limitMs} ms; another attempt is needed`);
   }
 
   const endedAt = unixSeconds(clock());

@@ -7,7 +7,7 @@ const REQUEST_TIMEOUT_MS = 2000;
 const BACKOFF_MS = 500;
 
 /**
- * The longest that one call can take, with its retry, in milliseconds. By default the SDK waits
+ * The longest that one call can take, including its retry, in milliseconds. By default the SDK waits
  * without limit, so one hanging connection would use up a function's whole time.
  */
 export const CALL_BUDGET_MS = TRIES * REQUEST_TIMEOUT_MS + BACKOFF_MS;
@@ -34,7 +34,7 @@ export function workerStarter(functionName: string): (jobId: string) => Promise<
         InvocationType: 'Event',
         Payload: JSON.stringify({ jobId }),
       }),
-      // When it throttles, Lambda may ask for a longer pause before the retry than the budget allows.
+      // When Lambda throttles, it may ask the SDK to wait longer before its retry than the budget allows.
       { abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) },
     );
   };

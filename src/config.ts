@@ -1,5 +1,5 @@
 /**
- * The value of an environment variable. Handlers read theirs once, when their module loads. Throws
+ * The value of an environment variable. Handlers read their variables once, when the module loads. Throws
  * an Error that names the variable if it is absent or empty.
  */
 export function requireEnv(name: string): string {

@@ -26,8 +26,8 @@ export function json(status: number, body: object | string, headers: Headers = {
 }
 
 /**
- * The handler for one method of one path. This is the only place where an error becomes a response:
- * an {@link HttpError} has its own; any other error is a 500 without details, logged with its cause.
+ * Creates the handler for one method of a path. Errors become responses only here: an
+ * {@link HttpError} has its own; any other error becomes a 500 without details, logged with its cause.
  *
  * @param headers are added to every response
  */

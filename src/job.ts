@@ -6,8 +6,8 @@
  *      |                 +------+ claim again, once the lease has expired
  *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or deadline passed
  *
- * Each transition is one conditional write of the job repository. A rule that a write depends on is
- * followed by its DynamoDB form in capitals; the tests of the repository check that both agree.
+ * Each transition is one conditional write of the job repository. If a write depends on a rule, the
+ * same rule follows as a DynamoDB condition, in capitals; the repository's tests check that they agree.
  * DONE and ERROR are final. All times are Unix seconds.
  */
 
@@ -22,9 +22,9 @@ interface CommonFields {
   readonly text: string;
   readonly createdAt: number;
   readonly updatedAt: number;
-  /** From then on the job counts as deleted. */
+  /** The job counts as deleted from this time on. */
   readonly expiresAt: number;
-  /** From then on no attempt may start. */
+  /** No attempt may start from this time on. */
   readonly deadline: number;
   /** How many attempts have started. */
   readonly attempt: number;
@@ -33,7 +33,7 @@ interface CommonFields {
 type Pending = { readonly status: 'PENDING' };
 type InProgress = { readonly status: 'IN_PROGRESS'; readonly leaseToken: string; readonly leaseExpiresAt: number };
 
-/** A job as the table holds it. */
+/** A job as stored in the table. */
 export type Job = CommonFields & (Pending | InProgress | End);
 
 /** The right of one invocation of the worker to run a job and to end it. */
@@ -43,11 +43,11 @@ export interface Lease {
 }
 
 /**
- * The longest text, in bytes as JSON, where a control character takes six. With the sample stages
- * every job then fits a DynamoDB item of 400 KiB: the keywords are distinct words of the text, and
- * lower case lengthens UTF-8 by half at most (U+023A, from 2 bytes to 3), so that both take at most
- * 128 + 192 KiB, and the rest less than 2 KiB. The body of a GET is as long, 322 KiB at most. With
- * other stages it is 507 KiB at most: 21 KiB of control characters, and a result that fills the item.
+ * The maximum size of a text in bytes as JSON, where a control character takes six. With the sample
+ * stages every job then fits a DynamoDB item of 400 KiB: the keywords are distinct words of the text,
+ * and lower case makes UTF-8 longer by half at most (U+023A, from 2 bytes to 3). Text and keywords
+ * take at most 128 + 192 KiB, everything else less than 2 KiB; a GET returns at most 322 KiB. With
+ * other stages it is at most 507 KiB: 21 KiB of control characters and a result that fills the item.
  */
 export const MAX_TEXT_BYTES = 128 * 1024;
 
@@ -58,7 +58,7 @@ export const sizeAsJson = (text: string): number => Buffer.byteLength(JSON.strin
 export const fitsItem = (text: string, result: string): boolean =>
   Buffer.byteLength(text) + Buffer.byteLength(result) <= 399 * 1024;
 
-/** How long a job is kept, and with it its idempotency key. */
+/** How long a job and its idempotency key are kept. */
 const RETENTION_SECONDS = 7 * 24 * 60 * 60;
 
 /** The first try and Lambda's two retries: `MaximumRetryAttempts: 2` in template.yaml. */
@@ -66,9 +66,9 @@ export const MAX_ATTEMPTS = 3;
 
 /**
  * Lambda kills an invocation at its time-out, by the clock of its machine. A lease lasts this much
- * longer, so that a worker whose clock is ahead cannot start a stage while the first worker may still
- * be in one. AWS keeps clocks within milliseconds. No other rule depends on clocks: a wrong clock can
- * change when a job ends, but cannot change an end.
+ * longer, so a worker whose clock is ahead cannot start a stage while the first worker may still be
+ * running one. AWS keeps clocks within milliseconds. Nothing else relies on clocks: a wrong clock can
+ * change when a job ends, but never an end that is stored.
  */
 export const CLOCK_SKEW_SECONDS = 5;
 
@@ -79,7 +79,7 @@ export const unixSeconds = (milliseconds: number): number => Math.floor(millisec
  * A new job.
  *
  * @param lifetimes in seconds, from template.yaml. Lambda delivers an event for the last time within
- *   `maxEventAge`, and that invocation takes up to `workerTimeout`.
+ *   `maxEventAge`, and that invocation can take up to `workerTimeout`.
  */
 export function newJob(
   jobId: string,
@@ -140,7 +140,7 @@ export function phaseOf(job: Job, now: number): 'claimable' | 'held' | 'lapsed' 
   return hasAttemptsLeft(job) && isBeforeDeadline(job, now) ? 'claimable' : 'lapsed';
 }
 
-/** How and when a lapsed job ended. Both follow from the record alone, so all readers agree. */
+/** When and why a lapsed job ended. Both depend only on the record, so they are the same for every reader. */
 export function lapseOf(job: Job): { readonly endedAt: number; readonly errorMessage: string } {
   const leaseOverAt = job.status === 'IN_PROGRESS' ? job.leaseExpiresAt : job.createdAt;
   return hasAttemptsLeft(job)

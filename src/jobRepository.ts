@@ -27,17 +27,17 @@ const IS_ABSENT = 'attribute_not_exists(jobId)';
 /** The job is still the one that was read: no attempt has started or ended, and the id has not been reused. */
 const IS_UNCHANGED = '#status = :status AND attempt = :attempt AND createdAt = :createdAt';
 const IS_LEASE_MINE = 'leaseToken = :token';
-/** The second case is the SDK's own retry, after the first try's answer was lost. */
+/** `:end` lets the SDK's retry succeed after the response to the first try was lost. */
 const IS_IN_PROGRESS_OR_SAME_END = '#status IN (:inProgress, :end)';
 
 /** The result of a claim. `held`: another attempt has, or just had, a live lease. */
 export type Claim = { readonly kind: 'claimed'; readonly job: Job } | { readonly kind: 'ended' | 'gone' | 'held' };
 
 /**
- * The jobs table. A job changes only by the conditional writes of this class.
+ * The jobs table. Jobs change only through the conditional writes of this class.
  *
- * If a response is lost, the SDK sends the write again, and the second try can fail the condition that
- * the first one met; each method says how it handles that. Every method throws the SDK's error if
+ * If a response is lost, the SDK retries the write, and the retry can fail the condition that the
+ * first try met; each method says how it handles that. Every method throws the SDK's error if
  * DynamoDB cannot be reached; the write may still have happened, or may happen later.
  */
 export class JobRepository {
@@ -50,8 +50,8 @@ export class JobRepository {
   }
 
   /**
-   * Stores a new job. Returns false if its id is taken: by an earlier POST with the same idempotency
-   * key, or by the first try of this write.
+   * Stores a new job. Returns false if the id exists already, from an earlier POST with the same
+   * idempotency key or from the first try of this write.
    */
   create(job: Job): Promise<boolean> {
     const condition = {
@@ -62,8 +62,8 @@ export class JobRepository {
   }
 
   /**
-   * Deletes a job, for a POST that failed. Sent twice, it succeeds twice. Returns false if a worker has
-   * claimed the job, which then stays.
+   * Deletes the job of a POST that failed. A retry succeeds too. Returns false, without deleting, if a
+   * worker has claimed the job.
    */
   deletePending(jobId: string): Promise<boolean> {
     const condition = {
@@ -77,8 +77,8 @@ export class JobRepository {
   /**
    * Reads a job, strongly consistent. Returns undefined if it is unknown or expired at `now`.
    *
-   * A lapsed job is first written as ended, then read again. That makes a lapse as final as any
-   * other end: all readers see it, whatever their clocks say, and the write of a late worker fails.
+   * If the job has lapsed, its end is stored first and the job is read again. A lapse is then as final
+   * as any other end: it is the same for every reader, and a late write by a worker fails.
    */
   async find(jobId: string, now: number): Promise<Job | undefined> {
     const read = new GetCommand({ TableName: this.#table, Key: { jobId }, ConsistentRead: true });
@@ -115,8 +115,8 @@ export class JobRepository {
   }
 
   /**
-   * Starts an attempt, if {@link phaseOf} is `claimable`. If the SDK sent the claim twice, the
-   * second try fails, and the token shows that the first one succeeded.
+   * Starts an attempt, if {@link phaseOf} is `claimable`. If the SDK sent the claim twice, the retry
+   * fails, and the token shows that the first try succeeded.
    */
   async claim(jobId: string, lease: Lease, now: number): Promise<Claim> {
     try {
@@ -147,8 +147,8 @@ export class JobRepository {
   }
 
   /**
-   * Ends a job under this lease. Sent twice, it writes the same end twice. Returns false if the lease is
-   * no longer this one, or the job has ended otherwise.
+   * Ends the job if this lease still holds it. A retry stores the same end again. Returns false if the
+   * job has another lease or another end.
    */
   end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
     const [attribute, value] = end.status === 'DONE' ? ['result', end.result] : ['errorMessage', end.errorMessage];
@@ -178,7 +178,7 @@ export class JobRepository {
   }
 }
 
-/** Whether a conditional write was done. Returns false if its condition failed. */
+/** Whether a conditional write succeeded. Returns false if its condition failed. */
 async function isDone(write: Promise<unknown>): Promise<boolean> {
   try {
     await write;

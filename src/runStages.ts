@@ -25,7 +25,7 @@ export async function runStages(
     const { name } = stage;
     const started = clock();
     running.add(name);
-    // Called as a method, so that a stage can be a class; in an async function, because it may throw at once.
+    // Called as a method, because a stage may be a class; in an async function, because it may throw at once.
     const work = (async () => stage.run(text, { jobId, results, signal }))().finally(() => running.delete(name));
     try {
       const json = toJson(await raceWithAbort(work, signal));
@@ -39,7 +39,7 @@ export async function runStages(
       return { status: 'ERROR', errorMessage };
     }
   }
-  // Joined from the stages' own JSON: encoding all results once more could overflow the stack.
+  // Built from each stage's JSON, because encoding all results again could overflow the stack.
   const result = `{${members.join()}}`;
   if (fitsItem(text, result)) return { status: 'DONE', result };
   logger.error('Result too large', { outcome: 'failed' });
@@ -59,11 +59,11 @@ async function raceWithAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<
   }
 }
 
-/** The JSON text of a result. Throws an Error if it is not a JSON object, or names the key that JSON cannot hold. */
+/** The JSON text of a result. Throws an Error if it is not an object or has a value that JSON cannot represent. */
 function toJson(result: unknown): string {
   const json = JSON.stringify(result, (key, value: unknown) => {
     if (typeof value === 'bigint' || (typeof value === 'number' && !Number.isFinite(value))) {
-      throw new TypeError(`JSON cannot hold ${value}, the value of '${key}'`);
+      throw new TypeError(`JSON cannot represent ${value}, the value of '${key}'`);
     }
     return value;
   });
@@ -71,7 +71,7 @@ function toJson(result: unknown): string {
   return json;
 }
 
-/** What the client reads about an error of a stage. */
+/** The message that the client gets for the error of a stage. */
 function clientMessage(error: unknown, stage: string): string {
   const message = error instanceof StageError ? String(error.message) : '';
   return Array.from(message.toWellFormed()).slice(0, MAX_MESSAGE_CODE_POINTS).join('') || `Stage '${stage}' failed`;

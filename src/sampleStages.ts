@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Stage } from './stages.ts';
 
-/** Waits for so many milliseconds, in place of the real work; rejects when `signal` aborts. */
+/** Waits for so many milliseconds instead of doing real work; rejects when `signal` aborts. */
 type Pause = (milliseconds: number, signal: AbortSignal) => Promise<unknown>;
 
 const POSITIVE = new Set(['great', 'good', 'excellent', 'amazing', 'love', 'best', 'happy']);
@@ -52,7 +52,7 @@ export const search = (pause = realPause): Stage => ({
       if (Array.from(word).length <= 3 || POSITIVE.has(word) || NEGATIVE.has(word)) continue;
       frequency.set(word, (frequency.get(word) ?? 0) + 1);
     }
-    // A Map keeps the order of first appearance and sort is stable, which settles ties.
+    // Ties keep the order of first appearance: a Map preserves it, and sort is stable.
     const topKeywords = [...frequency]
       .sort(([, a], [, b]) => b - a)
       .slice(0, MAX_KEYWORDS)

@@ -1,11 +1,11 @@
 /**
- * The stages that the worker runs, and what a stage is. To do your own work, put it into files
- * beside this one and list it here. Nothing else in src/ needs to change; docs/make-it-yours.md
- * has a complete example.
+ * The stages that the worker runs, and the interface of a stage. Put your own stages into files next
+ * to this one and list them here. Nothing else in src/ needs to change; docs/make-it-yours.md has a
+ * complete example.
  */
 import { mlInference, ocr, search } from './sampleStages.ts';
 
-/** Run in this order, each with the results of those before it. Names are unique. */
+/** They run in this order, each with the results of the earlier ones. Names are unique. */
 export const stages: readonly Stage[] = [ocr(), mlInference(), search()];
 
 /** One step of a job. */
@@ -16,8 +16,8 @@ export interface Stage {
   /**
    * Does the work and returns a JSON object.
    *
-   * It may run again: after a crash the next attempt starts with the first stage. Make effects
-   * elsewhere idempotent, with `jobId` as the key.
+   * It can run again: after a crash, the next attempt starts from the first stage. Make external side
+   * effects idempotent, with `jobId` as the key.
    *
    * Await everything that you start. If this promise has not settled soon after `signal` aborts, the
    * process is ended. Work that you do not await cannot be seen, and may run on during another job.
@@ -28,10 +28,10 @@ export interface Stage {
   run(text: string, context: StageContext): Promise<object>;
 }
 
-/** What a stage gets besides the job's text. */
+/** What a stage gets in addition to the text. */
 export interface StageContext {
   readonly jobId: string;
-  /** The results of the stages before, by stage name, as their JSON has them. */
+  /** The results of the earlier stages by stage name, parsed from their JSON. */
   readonly results: { readonly [stageName: string]: { readonly [key: string]: unknown } };
   /** Aborts when the worker's time is nearly used up. Pass it to everything that the stage waits for. */
   readonly signal: AbortSignal;

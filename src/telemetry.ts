@@ -5,14 +5,14 @@ import type { Job } from './job.ts';
 
 /**
  * Structured JSON logs. Each line has `function_request_id` and, where they apply, `jobId`, `attempt`,
- * `stage`, `durationMs`, `outcome` and `error`. A job's text is never logged, except where a stage
- * quotes it in the message of an error.
+ * `stage`, `durationMs`, `outcome` and `error`. A job's text is never logged, unless a stage
+ * includes it in an error message.
  */
 export const logger = new Logger();
 
 const metrics = new Metrics();
 
-/** The counters. Besides them there are two times, TimeInQueue and TimeToEnd, in whole seconds. */
+/** The counters. There are also two durations in whole seconds: TimeInQueue and TimeToEnd. */
 type Count = 'JobsAccepted' | 'JobsDone' | 'JobsFailed' | 'ClaimsRefused' | 'ClaimsHeld' | 'Retries';
 
 /** Adds one to a counter. */
@@ -20,7 +20,7 @@ export function count(name: Count): void {
   metrics.addMetric(name, MetricUnit.Count, 1);
 }
 
-/** Records an attempt that starts at `now` (Unix seconds): the first by its time in the queue, others as retries. */
+/** Records the start of an attempt at `now` (Unix seconds): the time in the queue, or a retry for later attempts. */
 export function countAttempt(job: Job, now: number): void {
   if (job.attempt > 1) count('Retries');
   else metrics.addMetric('TimeInQueue', MetricUnit.Seconds, Math.max(0, now - job.createdAt));
@@ -33,7 +33,7 @@ export function countEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): v
 }
 
 /**
- * Runs one invocation: its log lines have its request id, an error is logged and thrown on, and the
+ * Runs one invocation: log lines get the request id, an error is logged and rethrown, and the
  * metrics are sent at the end.
  */
 export function withTelemetry<T>(context: Context, work: () => Promise<T>): Promise<T> {

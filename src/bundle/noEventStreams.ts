@@ -1,6 +1,6 @@
 /**
- * Replaces `@smithy/core/event-streams` in the bundles (`Alias` in template.yaml). No call of ours
- * streams events, and the SDK's dynamic import of that module makes esbuild keep much that is unused.
+ * Replaces `@smithy/core/event-streams` in the bundles (`Alias` in template.yaml). None of our
+ * calls stream events, but the SDK's dynamic import of that module makes esbuild keep unused code.
  */
 export const resolveEventStreamSerdeConfig = <T>(config: T): T => config;
 

@@ -9,14 +9,14 @@ import { newJob, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { logger } from '../telemetry.ts';
 
-/** What the handler uses from outside. */
+/** The handler's dependencies. */
 export interface CreateJobDependencies {
   readonly repository: JobRepository;
-  /** Hands the job to the worker, without waiting for it. */
+  /** Starts the worker without waiting for it. */
   readonly startWorker: (jobId: string) => Promise<void>;
   /** Seconds, as in template.yaml. */
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
-  /** Unknown to clients, so that nobody can compute a job's id from its idempotency key. */
+  /** Not known to clients, so they cannot compute the id of somebody else's idempotency key. */
   readonly idNamespace: string;
   readonly newId: () => string;
   /** Unix milliseconds. */
@@ -55,7 +55,7 @@ export function buildHandler({ repository, startWorker, lifetimes, idNamespace, 
   });
 }
 
-/** A UUID that is always the same for a key, and that nobody can compute without the namespace. */
+/** Returns the same UUID for the same key. It cannot be computed without the namespace. */
 function idFromKey(key: string, namespace: string): string {
   return uuid({ random: createHmac('sha256', namespace).update(key).digest().subarray(0, 16) });
 }

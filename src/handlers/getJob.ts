@@ -6,7 +6,7 @@ import { isEnded, type Job, retryAfter, unixSeconds } from '../job.ts';
 import { JobRepository } from '../jobRepository.ts';
 import { logger } from '../telemetry.ts';
 
-/** What the handler uses from outside. */
+/** The handler's dependencies. */
 export interface GetJobDependencies {
   readonly repository: JobRepository;
   /** Unix milliseconds. */
@@ -29,7 +29,7 @@ export function buildHandler({ repository, clock }: GetJobDependencies) {
   );
 }
 
-/** What the API shows of a job, in this order. The result is JSON already, and is sent as stored. */
+/** The response body, with its fields in this order. The result is JSON already and is sent as stored. */
 function bodyOf(job: Job): object | string {
   const { jobId, status, text, createdAt, updatedAt } = job;
   const fields = { jobId, status, text, createdAt, updatedAt };

@@ -8,7 +8,7 @@ import { JobRepository } from '../jobRepository.ts';
 import { stages } from '../stages.ts';
 import { logger, withTelemetry } from '../telemetry.ts';
 
-/** What the handler uses from outside. */
+/** The handler's dependencies. */
 export interface WorkerDependencies extends AttemptDependencies {
   /** Ends the process after its output has been written. */
   readonly endProcess: () => Promise<void>;
@@ -16,13 +16,13 @@ export interface WorkerDependencies extends AttemptDependencies {
 
 /**
  * Runs the job of an event `{"jobId"}`. Lambda delivers an event at least once, and again after a
- * failure; the claim decides which delivery runs the job. A delivery that finds another attempt at
- * work fails, so that it comes back: if that attempt crashes, it is the retry.
+ * failure; the claim decides which delivery runs the job. If another attempt is running, the delivery
+ * fails and Lambda retries it. If that attempt crashes, the retry takes over.
  *
- * Lambda reuses a process, even after a failure. A stage that has not settled would run on beside the
- * next attempt, or during another job, so the process is ended. Lambda counts that as an error.
+ * Lambda reuses processes, even after a failure. A stage that has not settled would keep running during
+ * the next attempt or another job, so the process exits. Lambda counts that as an error.
  *
- * @throws whatever went wrong around the stages. Lambda tries again, and keeps what it gives up on.
+ * @throws any error outside the stages. Lambda retries the event, and keeps it if it gives up.
  */
 export function buildHandler({ endProcess, ...dependencies }: WorkerDependencies) {
   return async (event: unknown, context: Context): Promise<void> => {
@@ -33,7 +33,7 @@ export function buildHandler({ endProcess, ...dependencies }: WorkerDependencies
         logger.appendKeys({ jobId });
         return runAttempt(dependencies, jobId, () => context.getRemainingTimeInMillis(), running);
       });
-      if (result === 'held') throw new Error('The job is held by another attempt; this event has to come back');
+      if (result === 'held') throw new Error('Another attempt holds the job; Lambda will deliver this event again');
     } finally {
       if (running.size > 0) {
         logger.error('Stage still running: ending the process', { stage: [...running].join() });
@@ -62,7 +62,7 @@ export const handler = buildHandler({
   newToken: () => uuid(),
   clock: Date.now,
   async endProcess() {
-    // process.exit drops what is still buffered.
+    // process.exit discards buffered output.
     for (const stream of [process.stdout, process.stderr]) await new Promise((done) => stream.write('', done));
     process.exit(1);
   },

@@ -153,7 +153,7 @@ describe('the time limit for the stages', () => {
 
   test('fails the attempt if start-up and claim left the stages less than their full time', async () => {
     await expect(attemptThatTimesOut([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS - 1])).rejects.toThrow(
-      'The stages timed out, but had only 23999 ms: another attempt is needed',
+      'The stages timed out after only 23999 ms; another attempt is needed',
     );
     expect(inputs()).toHaveLength(1);
     expect(timers).toMatchObject([{ isStopped: true }]);

@@ -107,9 +107,9 @@ describe('a result', () => {
   cycle['self'] = { cycle };
 
   test.each([
-    ['NaN', { deep: { score: Number.NaN } }, /JSON cannot hold NaN, the value of 'score'/],
-    ['an infinity', { score: Number.NEGATIVE_INFINITY }, /JSON cannot hold -Infinity, the value of 'score'/],
-    ['a BigInt', { list: [1n] }, /JSON cannot hold 1, the value of '0'/],
+    ['NaN', { deep: { score: Number.NaN } }, /JSON cannot represent NaN, the value of 'score'/],
+    ['an infinity', { score: Number.NEGATIVE_INFINITY }, /JSON cannot represent -Infinity, the value of 'score'/],
+    ['a BigInt', { list: [1n] }, /JSON cannot represent 1, the value of '0'/],
     ['a cycle', cycle, /circular structure.*'cycle' closes the circle/s],
     ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
     ['an array', [1], /The result is not a JSON object/],

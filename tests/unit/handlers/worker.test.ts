@@ -62,7 +62,7 @@ describe('an event', () => {
     dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
     await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow(
-      'The job is held by another attempt; this event has to come back',
+      'Another attempt holds the job; Lambda will deliver this event again',
     );
     expect(logged('Invocation failed')).toEqual([]);
   });
