@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every check and test that there is, after installing what is missing. Goes on after a
-# failure; ends with one line, `N passed, N failed`, and with an exit code that says the same.
+# Runs every check and test, after installing what is missing. Continues after a failure. The last
+# line is `N passed, N failed`, and the exit code is 0 if none failed.
 #
 #   bash scripts/test.sh
 set -euo pipefail
@@ -10,7 +10,7 @@ set -euo pipefail
 passed=0
 failed=0
 
-# check TITLE NAME COMMAND...: counts as one.
+# check TITLE NAME COMMAND...: counts as one test.
 check() {
   local title="$1" log="$LOGS/test-$2.log"
   shift 2
@@ -22,7 +22,7 @@ check() {
   fi
 }
 
-# jest_tests TITLE NAME COMMAND...: counts each test, and a file that cannot be run as one.
+# jest_tests TITLE NAME COMMAND...: counts each test, and a file that cannot be run as one failure.
 jest_tests() {
   local title="$1" log="$LOGS/test-$2.log" report="$LOGS/test-$2.json" code=0 counts
   shift 2
@@ -32,7 +32,7 @@ jest_tests() {
     const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
     console.log(report.numPassedTests, report.numFailedTests + report.numRuntimeErrorTestSuites);
   ' "$report" 2>/dev/null)" || counts='0 0'
-  # A failure that no test shows, for instance of jest itself, counts too.
+  # Failures outside of tests, for example of jest itself, count too.
   if [ "$code" -ne 0 ] && [ "${counts#* }" -eq 0 ]; then counts="${counts% *} 1"; fi
   passed=$((passed + ${counts% *}))
   failed=$((failed + ${counts#* }))
@@ -46,7 +46,7 @@ need_local_aws
 need_venv shellcheck 'shellcheck'
 # Node 24 and the npm packages' programs first.
 PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$PATH"
-# Checking a template asks for a region, and for nobody's account.
+# sam validate needs a region, but no account.
 export PATH AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 REDOCLY_TELEMETRY=off
 
 check 'Format and lint (biome)' biome biome ci --colors=off .

@@ -1,6 +1,7 @@
-/** Names of the errors of CloudFormation, STS and the SDK's credential providers about credentials. */
+/** What to do about errors of AWS services and of the SDK about credentials, by name without `Exception`. */
 const CREDENTIALS_ERRORS = new Map([
   ['InvalidClientTokenId', 'AWS refused the access key: check AWS_ACCESS_KEY_ID in .env or in the shell'],
+  ['UnrecognizedClient', 'AWS refused the access key: check AWS_ACCESS_KEY_ID in .env or in the shell'],
   ['SignatureDoesNotMatch', 'AWS refused the secret key: check AWS_SECRET_ACCESS_KEY in .env or in the shell'],
   ['ExpiredToken', 'The session has expired: replace both keys and AWS_SESSION_TOKEN in .env or in the shell'],
   ['CredentialsProviderError', 'There are no credentials: set them in .env'],
@@ -11,7 +12,7 @@ const CREDENTIALS_ERRORS = new Map([
 export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const message = error.name === 'Error' ? error.message : `${error.name}: ${error.message}`;
-  const advice = CREDENTIALS_ERRORS.get(error.name);
+  const advice = CREDENTIALS_ERRORS.get(error.name.replace(/Exception$/, ''));
   if (advice === undefined) return message;
   const profile = process.env['AWS_PROFILE'];
   return profile
