@@ -31,6 +31,8 @@ const JOB_LIMIT_MS = 240_000;
 
 const UUID_V4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const SAMPLE = 'AWS Lambda is a great serverless compute service';
+/** Lower case lengthens these five words, which makes the result of the sample stages as large as possible. */
+const LONGEST = `${[0, 1, 2, 3, 4].map((i) => `${i}${'\u023A'.repeat(13_106)}`).join(' ')}abc`;
 const ACCEPTED = 'Job accepted. Poll GET /jobs/{jobId} for status updates.';
 const TEXT_REQUIRED = "Field 'text' is required and must not be empty";
 const TEXT_TOO_LONG = "Field 'text' must not exceed 131072 bytes as JSON";
@@ -75,7 +77,7 @@ async function accepted(
   return stringField(answer, 'jobId');
 }
 
-describe('The sample job', () => {
+describe('A job', () => {
   let before: number;
   let acceptance: Answer;
   let firstGet: Answer;
@@ -112,29 +114,11 @@ describe('The sample job', () => {
     });
   });
 
-  test('is PENDING or IN_PROGRESS, and then DONE', () => {
+  test('is PENDING or IN_PROGRESS, and then has an end', () => {
     expect(polled.statuses[0]).toMatch(/^(PENDING|IN_PROGRESS)$/);
-    expect(polled.statuses.at(-1)).toBe('DONE');
-  });
-
-  test('ends with its exact result, with the fields in order', () => {
-    expect(polled.end.json).toStrictEqual({
-      jobId,
-      status: 'DONE',
-      text: SAMPLE,
-      createdAt: expect.any(Number),
-      updatedAt: expect.any(Number),
-      result: {
-        ocr: { stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE },
-        mlInference: { stage: 'ml_inference', sentiment: 'POSITIVE', confidence: 0.65, tokenCount: 8 },
-        search: {
-          stage: 'search',
-          topKeywords: ['lambda', 'serverless', 'compute', 'service'],
-          relatedDocumentsFound: 28,
-        },
-      },
-    });
-    expect(fieldsOf(polled.end)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt', 'result']);
+    expect(polled.statuses.at(-1)).toMatch(/^(DONE|ERROR)$/);
+    const end = polled.statuses.at(-1) === 'DONE' ? 'result' : 'errorMessage';
+    expect(fieldsOf(polled.end)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt', end]);
   });
 
   test('has its times in Unix seconds', () => {
@@ -143,7 +127,7 @@ describe('The sample job', () => {
     // The clocks of two machines may differ.
     expect(Math.abs(createdAt - before)).toBeLessThan(60);
     expect(Number.isInteger(createdAt) && Number.isInteger(updatedAt)).toBe(true);
-    expect(updatedAt - createdAt).toBeGreaterThanOrEqual(4);
+    expect(updatedAt).toBeGreaterThanOrEqual(createdAt);
   });
 
   test('does not change after its end, and has no Retry-After', async () => {
@@ -154,59 +138,56 @@ describe('The sample job', () => {
     expect(later.headers).not.toHaveProperty('retry-after');
   });
 
-  (HAS_INTERNALS ? test : test.skip)(
-    `is stored with its result as JSON text, for 7 days${NEEDS_INTERNALS}`,
-    async () => {
-      const item = await storedItem(jobId);
+  (HAS_INTERNALS ? test : test.skip)(`is stored as it is shown, for 7 days${NEEDS_INTERNALS}`, async () => {
+    const item = await storedItem(jobId);
 
-      expect(item?.['status']).toEqual({ S: 'DONE' });
-      expect(JSON.parse(item?.['result']?.S ?? '')).toMatchObject({ search: { relatedDocumentsFound: 28 } });
-      expect(Number(item?.['expiresAt']?.N)).toBe(Number(item?.['createdAt']?.N) + 604_800);
-    },
-  );
-});
+    expect(item?.['status']).toEqual({ S: polled.statuses.at(-1) });
+    const result = item?.['result']?.S ?? item?.['errorMessage']?.S ?? '';
+    expect(polled.end.text).toContain(result);
+    expect(Number(item?.['expiresAt']?.N)).toBe(Number(item?.['createdAt']?.N) + 604_800);
+  });
 
-describe('A job', () => {
-  test('gets its own result if there are 20 at once', async () => {
-    const moods = [
-      { words: 'good day', expected: { sentiment: 'POSITIVE', confidence: 0.65, tokenCount: 3 } },
-      { words: 'bad sad day', expected: { sentiment: 'NEGATIVE', confidence: 0.7, tokenCount: 4 } },
-      { words: 'good and bad', expected: { sentiment: 'NEUTRAL', confidence: 0.5, tokenCount: 4 } },
-    ];
-    const jobs = Array.from({ length: 7 }, (_, round) =>
-      moods.map((mood, i) => ({ keyword: `job${round}-${i}`, ...mood })),
-    )
-      .flat()
-      .slice(0, 20)
-      .map((job) => ({ ...job, text: `${job.keyword} ${job.words}` }));
+  test('keeps its own text if there are 20 at once', async () => {
+    const texts = Array.from({ length: 20 }, (_, number) => `text number ${number}`);
 
-    const ids = await Promise.all(jobs.map(({ text }) => accepted(text)));
+    const ids = await Promise.all(texts.map((text) => accepted(text)));
     const ends: Answer[] = [];
     for (const id of ids) ends.push((await pollUntilEnded(baseUrl, id, JOB_LIMIT_MS)).end);
 
     expect(new Set(ids).size).toBe(20);
-    expect(ends.map(({ json }) => json)).toMatchObject(
-      jobs.map(({ text, expected, keyword }, i) => ({
-        jobId: ids[i],
-        status: 'DONE',
-        text,
-        result: {
-          ocr: { preview: text, charCount: text.length, wordCount: expected.tokenCount },
-          mlInference: expected,
-          search: { topKeywords: [keyword], relatedDocumentsFound: 7 },
-        },
-      })),
-    );
+    expect(ends.map(({ json }) => json)).toMatchObject(texts.map((text, i) => ({ jobId: ids[i], text })));
   });
 
-  test('of the longest text ends as DONE, and keeps every byte of it', async () => {
-    // Lower case lengthens these five words, which makes the result as large as possible.
-    const text = `${[0, 1, 2, 3, 4].map((i) => `${i}${'\u023A'.repeat(13_106)}`).join(' ')}abc`;
-    expect(Buffer.byteLength(text)).toBe(131_072);
+  test('keeps every byte of the longest text', async () => {
+    expect(Buffer.byteLength(LONGEST)).toBe(131_072);
 
-    const { end } = await pollUntilEnded(baseUrl, await accepted(text), JOB_LIMIT_MS);
+    const { end } = await pollUntilEnded(baseUrl, await accepted(LONGEST), JOB_LIMIT_MS);
 
-    expect(end.json).toMatchObject({ status: 'DONE', text });
+    expect(end.json).toMatchObject({ text: LONGEST });
+  });
+});
+
+// The only tests that depend on the list in src/stages.ts.
+describe('The sample stages', () => {
+  const endOf = async (text: string) => (await pollUntilEnded(baseUrl, await accepted(text), JOB_LIMIT_MS)).end.json;
+
+  test('return the results of the Python original', async () => {
+    expect(await endOf(SAMPLE)).toMatchObject({
+      status: 'DONE',
+      result: {
+        ocr: { stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE },
+        mlInference: { stage: 'ml_inference', sentiment: 'POSITIVE', confidence: 0.65, tokenCount: 8 },
+        search: {
+          stage: 'search',
+          topKeywords: ['lambda', 'serverless', 'compute', 'service'],
+          relatedDocumentsFound: 28,
+        },
+      },
+    });
+  });
+
+  test('have room for their result with every text', async () => {
+    expect(await endOf(LONGEST)).toMatchObject({ status: 'DONE' });
   });
 });
 
@@ -491,24 +472,6 @@ describe('An Idempotency-Key', () => {
         Payload: JSON.stringify(payload),
       }),
     );
-
-  test('a job whose result cannot be stored ends as ERROR, which is final', async () => {
-    // Fits into an item as text, but not once more as keywords.
-    const { jobId, ...rest } = job(['a', 'b', 'c', 'd', 'e'].map((letter) => letter.repeat(79_800)).join(' '));
-    await put({ jobId, ...rest });
-
-    await invokeWorker({ jobId }, 'Event');
-    const { end } = await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS);
-
-    expect(end.json).toMatchObject({
-      status: 'ERROR',
-      errorMessage: 'The result cannot be stored: it is too large',
-    });
-    expect(fieldsOf(end)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt', 'errorMessage']);
-    expect(end.headers).not.toHaveProperty('retry-after');
-    await invokeWorker({ jobId }, 'RequestResponse');
-    expect((await getJob(baseUrl, jobId)).text).toBe(end.text);
-  });
 
   test('an event with an unknown job creates no record', async () => {
     const jobId = randomUUID();

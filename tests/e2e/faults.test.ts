@@ -310,6 +310,14 @@ for (const action of ['odd keys', 'deep'] as const) {
   });
 }
 
+scenario('a result that does not fit an item ends its job as ERROR', async (world) => {
+  const ending = await runToEnd(world, 'large', { stage: (stage) => (stage === 'first' ? 'large' : undefined) });
+  expect(ending).toMatchObject({
+    status: 'ERROR',
+    body: { errorMessage: 'The result cannot be stored: it is too large' },
+  });
+});
+
 scenario('a job whose stage blocks the process until Lambda kills it runs again and ends as DONE', async (world) => {
   const ending = await runToEnd(world, 'blocks-once', {
     stage: (stage, count) => (stage === 'first' && count === 1 ? 'block 60000' : undefined),

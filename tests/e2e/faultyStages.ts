@@ -43,6 +43,8 @@ export const stages: readonly Stage[] = ['first', 'second', 'third'].map((name) 
           throw new StageError(`Stage ${name} was told to throw`);
         case 'fail':
           throw new Error('An error with details', { cause: new Error('The cause') });
+        case 'large':
+          return { text: 'x'.repeat(400 * 1024) };
         case 'odd keys':
         case 'deep':
           return JSON.parse(action === 'deep' ? RESULTS.deep : RESULTS['odd keys']);

@@ -393,8 +393,8 @@ describe('on the local AWS', () => {
         return {};
       },
     }`;
-    const after = before.replace('= [ocr()', `= [${stage}, ocr()`);
-    if (after === before) throw new Error('src/stages.ts has no list of stages that begins with ocr()');
+    const after = before.replace('readonly Stage[] = [', `readonly Stage[] = [${stage}, `);
+    if (after === before) throw new Error('src/stages.ts has no list of stages');
     writeFileSync(file, after);
   }
 
@@ -611,7 +611,7 @@ describe('on the local AWS', () => {
     expect(code).toBe(0);
     expect(times).toEqual([...times].sort());
     expect(stdout).toMatch(/ CreateJobFunction {2}INFO .* outcome=accepted/);
-    expect(stdout).toMatch(/ WorkerFunction .* stage=ocr outcome=done/);
+    expect(stdout).toMatch(/ WorkerFunction .* stage=connect outcome=done/);
     expect(stdout).toMatch(/ WorkerFunction .*Claim refused .* outcome=held/);
     // Lambda's own lines, which do not name the job.
     expect(stdout).toMatch(/ WorkerFunction .*REPORT RequestId/);

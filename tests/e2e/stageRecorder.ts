@@ -11,6 +11,7 @@ import type { RESULTS } from './faultyStages.ts';
  * - `throw`: throws a `StageError`.
  * - `fail`: throws an `Error` with a cause.
  * - `die`: kills its process.
+ * - `large`: returns a result that does not fit an item.
  * - `odd keys`, `deep`: returns an unusual result.
  */
 export type StageAction =
@@ -19,6 +20,7 @@ export type StageAction =
   | 'throw'
   | 'fail'
   | 'die'
+  | 'large'
   | keyof typeof RESULTS;
 
 /** One run of one stage. */
