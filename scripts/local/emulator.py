@@ -1,18 +1,20 @@
 """Runs ministack, the local AWS, for as long as the process that started it lives.
 
-Standard input is that process's hand on it: when it is closed, by intent or because the process
-died of whatever, ministack and every Lambda function that it runs go too, and so do their files.
-Started by localAws.ts, in a process group of its own.
+When that process closes standard input, or dies, ministack and every Lambda function that it runs
+are killed, and the folder for temporary files is deleted. Started by localAws.ts, in a process group
+of its own.
+
+The port is an argument so that `ps` shows it: scripts/crash.sh finds this process by it.
 """
 
 import os
 import shutil
 import subprocess
-import tempfile
+import sys
 import threading
 
-scratch = tempfile.mkdtemp(prefix="local-aws-")
-tempfile.tempdir = os.environ["TMPDIR"] = scratch
+os.environ["GATEWAY_PORT"] = sys.argv.pop()
+scratch = os.environ["TMPDIR"]
 
 
 def end_with_parent():
