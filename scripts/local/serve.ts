@@ -130,7 +130,8 @@ Show the failed events (logs.sh and the other scripts work the same way):
   AWS_ENDPOINT_URL=${endpoint} bash scripts/redrive.sh
 
 The local AWS is at ${endpoint}, its log in ${logFile}
-A change in src/ or template.yaml is built and deployed. Ctrl-C stops everything.`;
+A change in src/ or template.yaml is built and deployed. The local AWS then kills a worker that is running, and
+its job runs again when Lambda retries it. Ctrl-C stops everything.`;
 }
 
 function seconds(since: number): string {
