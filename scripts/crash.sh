@@ -61,15 +61,17 @@ scan_running() {
 killed=''
 for ((count = 0; count < attempts_to_kill; )); do
   scan=$(scan_running)
-  # One line for each attempt. A killed one counts as running until its lease expires.
+  # What to print, one line for each attempt.
   attempts=$(grep -Eo '"[SN]": *"[^"]*"' <<<"$scan" | cut -d '"' -f 4 | paste -d ' ' - - |
-    sed 's/ /, attempt /' | grep -vxF "$killed") || true
+    sed 's/\(.*\) /Killed the worker of job \1, attempt /' | grep -vxF "$killed") || true
   processes=$(worker_processes)
-  if [ -n "$attempts" ] && [ -n "$processes" ]; then
+  if [ -n "$attempts" ]; then
+    # An attempt whose process was killed has a lease until that expires.
+    killed+=$'\n'$attempts
+    [ -n "$processes" ] || continue
     # shellcheck disable=SC2086 # one word for each process
     kill -KILL $processes || continue
-    sed 's/^/Killed the worker of job /' <<<"$attempts"
-    killed+=$'\n'$attempts
+    printf '%s\n' "$attempts"
     count=$((count + 1))
   elif [ "$attempts_to_kill" -eq 1 ] && [ "$SECONDS" -ge 20 ]; then
     fail 'no job has been running for 20 s; submit one first'
