@@ -58,7 +58,8 @@ scan_running() {
     "ExpressionAttributeValues": {":status": {"S": "IN_PROGRESS"}, ":now": {"N": "'"$(date +%s)"'"}}}'
 }
 
-killed=''
+# Not empty, because macOS's grep takes an empty pattern for a match of every line.
+killed='none'
 for ((count = 0; count < attempts_to_kill; )); do
   scan=$(scan_running)
   # What to print, one line for each attempt.
