@@ -1,22 +1,34 @@
 #!/usr/bin/env bash
-# The whole application on this machine: installs what is missing, deploys the template to a local
-# AWS, runs one job, and serves until Ctrl-C.
-#
-#   bash scripts/local.sh [--once] [--port PORT]
-#
-# --once ends after the job; the port (also: PORT=...) is 4566 if none is given.
 set -euo pipefail
+usage="Usage: bash scripts/local.sh [--once] [--text TEXT] [--port PORT]
+Runs the application on this machine: installs what is missing, deploys to a local AWS, runs one job, and
+serves until Ctrl-C. While it serves, each change in src/ or template.yaml is built and deployed.
+  --once       end after the job, with exit code 0 if it is DONE
+  --text TEXT  the text of the job
+  --port PORT  the port of the local AWS (also PORT=...); default 4566"
 # shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 
 # Before anything is installed.
-for argument in "$@"; do
-  case $argument in
-    --once | --port | --port=* | [0-9]*) ;;
-    *) fail 'usage: bash scripts/local.sh [--once] [--port PORT]' ;;
-  esac
-done
+check_arguments() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help)
+        printf '%s\n' "$usage"
+        exit
+        ;;
+      --once | --port=* | --text=*) ;;
+      --port | --text)
+        [ $# -gt 1 ] || fail "$1 needs a value; see --help"
+        shift
+        ;;
+      *) fail "unknown argument '$1'; see --help" ;;
+    esac
+    shift
+  done
+}
 
+check_arguments "$@"
 need_npm_packages
 need_sam
 need_local_aws

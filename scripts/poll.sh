@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Polls a job until it ends. Prints each status once, then the job. Needs only curl and node.
-#   scripts/poll.sh BASE_URL JOB_ID [LIMIT]
-#   scripts/poll.sh JOB_URL [LIMIT]
-# LIMIT is in seconds, by default 120.
-# Exit status: 0 DONE; 1 ERROR; 2 wrong usage; 3 no such job, or an unexpected response; 4 limit reached.
 set -euo pipefail
+usage='Usage: bash scripts/poll.sh BASE_URL JOB_ID [LIMIT_SECONDS]
+       bash scripts/poll.sh JOB_URL [LIMIT_SECONDS]
+Polls a job until it ends, for at most LIMIT_SECONDS (default 120). Prints each status once, then the job.
+Needs only curl and node.
+Exit code: 0 DONE; 1 ERROR; 2 wrong usage; 3 no such job, or an unexpected response; 4 limit reached.'
 
-usage() {
-  printf 'Usage: scripts/poll.sh BASE_URL JOB_ID [LIMIT_SECONDS]\n       scripts/poll.sh JOB_URL [LIMIT_SECONDS]\n' >&2
+wrong_usage() {
+  printf '%s\n' "$usage" >&2
   exit 2
 }
 
@@ -19,8 +19,12 @@ stop() {
 }
 
 case ${1:-} in
+  -h | --help)
+    printf '%s\n' "$usage"
+    exit
+    ;;
   http://* | https://*) ;;
-  *) usage ;;
+  *) wrong_usage ;;
 esac
 case $1 in
   */jobs/?*)
@@ -29,13 +33,13 @@ case $1 in
     ;;
   *)
     base_url=${1%/}
-    [[ ${2:-} =~ ^[A-Za-z0-9-]+$ ]] || usage
+    [[ ${2:-} =~ ^[A-Za-z0-9-]+$ ]] || wrong_usage
     job_url=${base_url%/jobs}/jobs/$2
     shift 2
     ;;
 esac
 limit=${1:-120}
-[[ $# -le 1 && $limit =~ ^[1-9][0-9]{0,4}$ ]] || usage
+[[ $# -le 1 && $limit =~ ^[1-9][0-9]{0,4}$ ]] || wrong_usage
 
 for tool in curl node; do
   command -v "$tool" >/dev/null 2>&1 || stop 3 "'$tool' is not installed, or not on PATH"

@@ -143,6 +143,18 @@ require_variables() {
   export AWS_REGION=$AWS_DEFAULT_REGION
 }
 
+# uses_local_aws: whether the shell's AWS_ENDPOINT_URL is on this machine (scripts/local.sh).
+uses_local_aws() {
+  [[ ${AWS_ENDPOINT_URL:-} =~ ^https?://(127\.0\.0\.1|localhost)(:[0-9]+)?/?$ ]]
+}
+
+# Sets what scripts/local.sh deploys with. The shell's own credentials are not sent to a local AWS.
+load_local_env() {
+  unset AWS_PROFILE AWS_SESSION_TOKEN
+  export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=us-east-1
+  export STACK_NAME="${STACK_NAME:-async-job-processing-demo}"
+}
+
 # prepare TOOL...: checks the tools and settings, installs the npm packages, and sets NODE to the
 # path of the project's own Node.js.
 prepare() {
@@ -151,7 +163,7 @@ prepare() {
   export PATH
   require_tools "$@"
   require_files package.json package-lock.json template.yaml samconfig.toml
-  load_env .env
+  if uses_local_aws; then load_local_env; else load_env .env; fi
   require_variables .env
   install_packages
   # shellcheck disable=SC2034 # used by the scripts that source this one

@@ -1,18 +1,20 @@
 """Runs ministack, the local AWS, for as long as the process that started it lives.
 
-Standard input is that process's hand on it: when it is closed, by intent or because the process
-died of whatever, ministack and every Lambda function that it runs go too, and so do their files.
-Started by localAws.ts, in a process group of its own.
+When that process closes standard input, or dies, ministack and every Lambda function that it runs
+are killed, and the folder for temporary files is deleted. Started by localAws.ts, in a process group
+of its own.
+
+The port is an argument so that `ps` shows it: scripts/crash.sh finds this process by it.
 """
 
 import os
 import shutil
 import subprocess
-import tempfile
+import sys
 import threading
 
-scratch = tempfile.mkdtemp(prefix="local-aws-")
-tempfile.tempdir = os.environ["TMPDIR"] = scratch
+os.environ["GATEWAY_PORT"] = sys.argv.pop()
+scratch = os.environ["TMPDIR"]
 
 
 def end_with_parent():
@@ -22,8 +24,8 @@ def end_with_parent():
         shutil.rmtree(scratch, ignore_errors=True)
         subprocess.call(["taskkill", "/pid", str(os.getpid()), "/t", "/f"])
     else:
-        # From outside of this process group, and the files last, so that nothing writes new ones.
-        end = ["sh", "-c", 'kill -s KILL -- "-$1"; rm -rf "$2"', "sh", str(os.getpgrp()), scratch]
+        # From outside of this process group. The files go last: a `sam` of the same parent ends at this moment too.
+        end = ["sh", "-c", 'kill -s KILL -- "-$1"; sleep 1; rm -rf "$2"', "sh", str(os.getpgrp()), scratch]
         subprocess.Popen(end, start_new_session=True, stdin=subprocess.DEVNULL)
 
 

@@ -2,7 +2,7 @@
  * The local AWS: ministack on loopback, and the real SAM CLI against it. `scripts/local/install.sh` installs
  * what this needs; nothing here asks for an AWS account, and none that the shell knows is touched.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -21,7 +21,9 @@ export interface LocalAws {
   readonly pid: number;
   /** What the emulator writes. */
   readonly logFile: string;
-  /** Ends the emulator, the functions that it runs, and a `sam` that is still at work. Never throws. */
+  /** Rejects when the emulator has ended. */
+  readonly ended: Promise<never>;
+  /** Ends the emulator, the functions that it runs, and commands that are still running. Never throws. */
   stop(): Promise<void>;
 }
 
@@ -46,7 +48,7 @@ const START_LIMIT_MS = 60_000;
 const STOP_LIMIT_MS = 5_000;
 const SHOWN_LINES = 30;
 
-/** The `sam` processes at work, by the port of their emulator. */
+/** The commands that are running, by the port of their emulator. */
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
@@ -57,7 +59,7 @@ const running = new Map<number, Set<ChildProcess>>();
 export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
-  // SAM leaves temporary folders behind: here they go when the local AWS does.
+  // Deleted with everything that SAM and the emulator leave in it.
   const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
   const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
   const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
@@ -65,20 +67,19 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   const log = openSync(logFile, 'w');
 
   const python = join(root, '.tools', 'ministack', isWindows ? 'Scripts/python.exe' : 'bin/python');
-  const emulator = spawn(python, [join(root, 'scripts', 'local', 'emulator.py')], {
+  const emulator = spawn(python, [join(root, 'scripts', 'local', 'emulator.py'), String(port)], {
     cwd: root,
     // Without AWS_ENDPOINT_URL, which is for the emulator's clients.
     env: {
+      // Lambda's own delays: a retry comes when the lease of a crashed attempt has expired.
+      LAMBDA_ASYNC_RETRY_BASE_SECONDS: '60',
+      LAMBDA_ASYNC_RETRY_MAX_SECONDS: '120',
       ...withoutAws(env),
       BIND_HOST: '127.0.0.1',
-      GATEWAY_PORT: String(port),
       LAMBDA_EXECUTOR: 'local',
       IOT_MTLS_ENABLED: '0',
       SFTP_ENABLED: '0',
       PYTHONUNBUFFERED: '1',
-      // Lambda's own delays: a retry comes when the lease of an attempt that died is over.
-      LAMBDA_ASYNC_RETRY_BASE_SECONDS: '60',
-      LAMBDA_ASYNC_RETRY_MAX_SECONDS: '120',
       ...options.env,
     },
     stdio: ['pipe', log, log],
@@ -86,30 +87,30 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
     detached: !isWindows,
   });
   closeSync(log);
-  const ended = once(emulator, 'exit').catch((error: unknown) => error);
+  const exited = once(emulator, 'exit').catch((error: unknown) => error);
   const stop = async () => {
-    for (const sam of running.get(port) ?? []) sam.kill();
+    await Promise.all([...(running.get(port) ?? [])].map(killGroup));
     emulator.stdin?.on('error', () => undefined).end();
-    await Promise.race([ended, sleep(STOP_LIMIT_MS, undefined, { ref: false })]);
-    await groupIsGone(emulator);
+    await Promise.race([exited, sleep(STOP_LIMIT_MS, undefined, { ref: false })]);
+    await killGroup(emulator);
     rmSync(scratch, { recursive: true, force: true });
   };
 
-  const failed = ended.then((reason) => {
+  const ended = exited.then((reason): never => {
     throw new Error(
       reason instanceof Error
         ? `The local AWS cannot be started; run 'bash scripts/local.sh' once, which installs it (${reason.message})`
-        : `The local AWS ended at its start:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
+        : `The local AWS has ended:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
     );
   });
-  failed.catch(() => undefined);
+  ended.catch(() => undefined);
   try {
-    await Promise.race([isHealthy(endpoint, logFile), failed]);
+    await Promise.race([isHealthy(endpoint, logFile), ended]);
   } catch (error) {
     await stop();
     throw error;
   }
-  return { endpoint, port, env, pid: emulator.pid ?? 0, logFile, stop };
+  return { endpoint, port, env, pid: emulator.pid ?? 0, logFile, ended, stop };
 }
 
 /**
@@ -157,21 +158,43 @@ async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<strin
   return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
 }
 
+/** The type errors of `src/`, as tsc prints them; empty if there are none. */
+export async function typeErrors(aws: LocalAws): Promise<string> {
+  const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+  const { code, output } = await run(aws, process.execPath, [tsc, '-p', join(root, 'src'), '--pretty', 'false']);
+  return code === 0 ? '' : lastLines(output);
+}
+
 /** Runs sam with the project's samconfig.toml, wherever the template is. */
 async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
-  const config = ['--config-file', join(root, 'samconfig.toml')];
-  const child = spawn('sam', [...args, ...config], { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const { code, output } = await run(aws, 'sam', [...args, '--config-file', join(root, 'samconfig.toml')]);
+  if (code !== 0) throw new Error(`sam ${args[0]} failed:\n${lastLines(output)}`);
+}
+
+/**
+ * Kills its process group when file descriptor 3 is closed: a pipe that only the Node process holds. So the
+ * command ends with that process, even if that is killed.
+ */
+const GUARD = '(cat <&3; kill -s KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-';
+
+/** Runs a command that ends with {@link LocalAws.stop}, and with this process, however that ends. */
+async function run(aws: LocalAws, command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
+  const options: SpawnOptions = { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] };
+  const child = isWindows
+    ? spawn(command, args, options)
+    : spawn('sh', ['-c', GUARD, 'sh', command, ...args], { ...options, detached: true });
   const siblings = running.get(aws.port) ?? new Set();
   running.set(aws.port, siblings.add(child));
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (chunk: string) => {
+    stream?.setEncoding('utf8').on('data', (chunk: string) => {
       output += chunk;
     });
   }
+  child.once('exit', () => child.stdio[3]?.destroy());
   try {
     const [code] = await once(child, 'close');
-    if (code !== 0) throw new Error(`sam ${args[0]} failed:\n${lastLines(output)}`);
+    return { code: Number(code ?? 1), output };
   } finally {
     siblings.delete(child);
   }
@@ -250,7 +273,9 @@ async function isHealthy(endpoint: string, logFile: string): Promise<void> {
 }
 
 /** Kills what is left of a process and its group, and waits until nothing is. */
-async function groupIsGone({ pid }: ChildProcess): Promise<void> {
+async function killGroup(child: ChildProcess): Promise<void> {
+  const { pid } = child;
+  if (isWindows) child.kill();
   if (pid === undefined || isWindows) return;
   for (let tries = 0; tries < 50; tries += 1) {
     try {

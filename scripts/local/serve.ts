@@ -1,27 +1,27 @@
-/** What `scripts/local.sh` does once all is installed; see there. */
+/** What `scripts/local.sh` does once everything is installed; see there. */
 import { randomUUID } from 'node:crypto';
-import { request } from 'node:http';
-import { text as readAll } from 'node:stream/consumers';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { build, deploy, type LocalAws, type Stack, startLocalAws } from './localAws.ts';
+import { build, deploy, type LocalAws, type Stack, startLocalAws, typeErrors } from './localAws.ts';
+import { follow, submit } from './sampleJob.ts';
+import { watchSources } from './watchSources.ts';
 
 const STACK_NAME = 'async-job-processing-demo';
-const SAMPLE = JSON.stringify({ text: 'AWS Lambda is a great serverless compute service' });
+const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
 const DEFAULT_PORT = 4566;
-const JOB_LIMIT_MS = 60_000;
-const POLL_MS = 500;
 
 let aws: LocalAws | undefined;
 let isServing = false;
+let isStopping = false;
 
-// A second signal finds no handler, and ends this process at once; the local AWS goes with it.
+// A second signal finds no handler, and ends this process at once. The local AWS ends with it.
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
   ['SIGHUP', 129],
 ] as const) {
   process.once(signal, async () => {
+    isStopping = true;
     console.log('\nStopping');
     await aws?.stop();
     process.exit(isServing && signal === 'SIGINT' ? 0 : code);
@@ -29,30 +29,69 @@ for (const [signal, code] of [
 }
 
 try {
-  const { port, once } = readArguments();
-  aws = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
-  const running = aws;
-  await step('Building (sam build)', () => build(running));
-  const stack = await step('Deploying (sam deploy)', () => deploy(running, { stackName: STACK_NAME }));
-  const jobPath = await runSample(stack);
-  if (once) {
-    await aws.stop();
-  } else {
-    isServing = true;
-    console.log(usage(stack, jobPath, running));
-  }
+  await main();
 } catch (error) {
   await aws?.stop();
-  console.error(`Error: ${error instanceof Error ? error.message : error}`);
+  if (!isStopping) console.error(`Error: ${messageOf(error)}`);
   process.exitCode = 1;
 }
 
-function readArguments(): { port: number; once: boolean } {
-  const { values } = parseArgs({ options: { once: { type: 'boolean', default: false }, port: { type: 'string' } } });
+async function main(): Promise<void> {
+  const { port, once, text } = readArguments();
+  // From before the build, so that no change is missed.
+  const changes = once ? undefined : watchSources(resolve(import.meta.dirname, '..', '..'));
+  const local = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
+  aws = local;
+  const stack = await buildAndDeploy(local);
+  let jobUrl: string | undefined;
+  try {
+    jobUrl = await submit(stack.baseUrl, text);
+    await follow(jobUrl);
+  } catch (error) {
+    if (changes === undefined || isStopping) throw error;
+    console.error(`\nWarning: ${messageOf(error)}. The application is served anyway.`);
+  }
+  if (changes === undefined) return local.stop();
+
+  isServing = true;
+  console.log(usage(stack, local, jobUrl));
+  await Promise.race([local.ended, deployChanges(local, changes)]);
+}
+
+function readArguments(): { port: number; once: boolean; text: string } {
+  const { values } = parseArgs({
+    options: {
+      once: { type: 'boolean', default: false },
+      port: { type: 'string' },
+      text: { type: 'string', default: SAMPLE_TEXT },
+    },
+  });
   const port = Number(values.port ?? process.env['PORT'] ?? DEFAULT_PORT);
   if (!Number.isInteger(port) || port < 1 || port > 65_535)
     throw new Error('The port must be a number from 1 to 65535');
-  return { port, once: values.once };
+  return { port, once: values.once, text: values.text };
+}
+
+async function buildAndDeploy(local: LocalAws): Promise<Stack> {
+  await step('Building (sam build)', () => build(local));
+  return step('Deploying (sam deploy)', () => deploy(local, { stackName: STACK_NAME }));
+}
+
+async function deployChanges(local: LocalAws, changes: AsyncIterable<string>): Promise<void> {
+  for await (const file of changes) await redeploy(local, file);
+}
+
+/** Deploys what has changed. If that fails, the version deployed before stays. Type errors are only shown. */
+async function redeploy(local: LocalAws, file: string): Promise<void> {
+  const started = Date.now();
+  console.log(`\n${file} has changed`);
+  const types = typeErrors(local);
+  const failure = await buildAndDeploy(local).then(() => undefined, messageOf);
+  const errors = await types;
+  if (isStopping) return;
+  if (errors !== '') console.error(`Type errors (tsc -p src):\n${errors}`);
+  if (failure === undefined) console.log(`Deployed after ${seconds(started)} s, at the same URL`);
+  else console.error(`Error: ${failure}\nNot deployed: the version before this change is still served.`);
 }
 
 /** Says what is being done, and how long it took. */
@@ -64,67 +103,41 @@ async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
     console.log(`${seconds(started)} s`);
     return result;
   } catch (error) {
-    console.log('failed');
+    if (!isStopping) console.log('failed');
     throw error;
   }
 }
 
-/** Runs the sample text as a job, showing each status. Returns the job's path. Throws an Error unless it ends as DONE. */
-async function runSample({ baseUrl }: Stack): Promise<string> {
-  const started = Date.now();
-  console.log(`\nPOST ${baseUrl}/jobs\n${SAMPLE}`);
-  const accepted = await send('POST', `${baseUrl}/jobs`, SAMPLE);
-  if (accepted.status !== 202) throw new Error(`POST answered ${accepted.status}: ${accepted.body}`);
-  console.log(`202 ${accepted.body}\n`);
-
-  const url = new URL(accepted.location ?? '', baseUrl).href;
-  console.log(`GET ${url}`);
-  let shown = '';
-  while (Date.now() - started < JOB_LIMIT_MS) {
-    const answer = await send('GET', url);
-    if (answer.status !== 200) throw new Error(`GET answered ${answer.status}: ${answer.body}`);
-    const job: { status: string } = JSON.parse(answer.body);
-    if (job.status !== shown) console.log(`${seconds(started).padStart(5)} s  ${job.status}`);
-    shown = job.status;
-    if (job.status === 'DONE' || job.status === 'ERROR') console.log(JSON.stringify(job, null, 2));
-    if (job.status === 'DONE') return url;
-    if (job.status === 'ERROR') throw new Error('The sample job ended as ERROR');
-    await sleep(POLL_MS);
-  }
-  throw new Error(`The sample job has not ended within ${JOB_LIMIT_MS / 1000} s`);
-}
-
-/** Calls the API. Node's resolver does not know `*.localhost`, so the name goes into the Host header only. */
-async function send(method: string, url: string, body?: string) {
-  const { host, port, pathname } = new URL(url);
-  const { promise, resolve, reject } = Promise.withResolvers<import('node:http').IncomingMessage>();
-  const headers = { Host: host, 'Content-Type': 'application/json' };
-  request({ host: '127.0.0.1', port, path: pathname, method, headers, timeout: JOB_LIMIT_MS }, resolve)
-    .on('timeout', () => reject(new Error(`${method} ${url} is not answered`)))
-    .on('error', reject)
-    .end(body);
-  const response = await promise;
-  return { status: response.statusCode, location: response.headers.location, body: await readAll(response) };
-}
-
-function usage({ baseUrl }: Stack, jobUrl: string, { endpoint, logFile }: LocalAws): string {
+function usage({ baseUrl }: Stack, { endpoint, port, logFile }: LocalAws, jobUrl = `${baseUrl}/jobs/JOB_ID`): string {
   const post = `curl -i -X POST '${baseUrl}/jobs' -H 'Content-Type: application/json'`;
+  const body = JSON.stringify({ text: SAMPLE_TEXT });
   return `
 The API is at ${baseUrl}
 
 Submit a job:
-  ${post} -d '${SAMPLE}'
+  ${post} -d '${body}'
 
-Read this job:
+Read a job:
   curl -i '${jobUrl}'
 
 Submit a job that is safe to repeat:
-  ${post} -H 'Idempotency-Key: ${randomUUID()}' -d '${SAMPLE}'
+  ${post} -H 'Idempotency-Key: ${randomUUID()}' -d '${body}'
+
+Kill the worker while it runs a job:
+  bash scripts/crash.sh${port === DEFAULT_PORT ? '' : ` --port ${port}`}
+
+Show the failed events (logs.sh and the other scripts work the same way):
+  AWS_ENDPOINT_URL=${endpoint} bash scripts/redrive.sh
 
 The local AWS is at ${endpoint}, its log in ${logFile}
-Ctrl-C stops it.`;
+A change in src/ or template.yaml is built and deployed. The local AWS then kills a worker that is running, and
+its job runs again when Lambda retries it. Ctrl-C stops everything.`;
 }
 
 function seconds(since: number): string {
   return ((Date.now() - since) / 1000).toFixed(1);
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -17,6 +17,7 @@ export async function deployTestStack(
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   cpSync(join(root, 'src'), join(folder, 'src'), { recursive: true });
+  cpSync(join(root, 'tsconfig.json'), join(folder, 'tsconfig.json'));
   const stages = readFileSync(join(root, 'tests', 'e2e', 'faultyStages.ts'), 'utf8');
   writeFileSync(join(folder, 'src', 'stages.ts'), stages.replaceAll("'../../src/", "'./"));
 

@@ -1,19 +1,20 @@
-// A DynamoDB for `sam local`, in memory, with the jobs table and one PENDING job in it: the job of
-// events/worker.json and events/get-job.json.
+// What the functions call when `sam local` runs them: a DynamoDB in memory, with the jobs table and one PENDING
+// job in it (that of events/worker.json and events/get-job.json), and Lambda's event queue for the worker.
 import { once } from 'node:events';
-import type { Server } from 'node:http';
 import { parseArgs } from 'node:util';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';
-import dynalite from 'dynalite';
 import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { newJob, unixSeconds } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
+import { backendServer } from './backendServer.ts';
 import { TABLE } from './tableShape.ts';
 
 /** What `!Ref JobsTable` in template.yaml is to `sam local`. */
 const TABLE_NAME = 'JobsTable';
 const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
+/** The default address of `sam local start-lambda`. */
+const LAMBDA_URL = 'http://127.0.0.1:3001';
 
 async function main(): Promise<void> {
   const { values: options } = parseArgs({
@@ -22,34 +23,26 @@ async function main(): Promise<void> {
       port: { type: 'string', default: '8000' },
     },
   });
-  const server = await listen(options.host, options.port);
-  // 0.0.0.0 means every address to listen on; to connect to, it means nothing on Windows.
+  await listen(options.host, options.port);
+  // 0.0.0.0 means every address to listen on. A client on Windows cannot connect to it.
   await fill(`http://${options.host === '0.0.0.0' ? '127.0.0.1' : options.host}:${options.port}`);
-  console.log('Ctrl-C stops it, and forgets everything in it.');
-
-  // npm passes the terminal's Ctrl-C on, so that it may come twice.
-  const stop = () => {
-    server.close();
-    server.closeAllConnections();
-  };
-  process.on('SIGINT', stop).on('SIGTERM', stop);
+  console.log('Ctrl-C stops it and deletes everything in it.');
 }
 
-async function listen(host: string, port: string): Promise<Server> {
-  const server = dynalite({ createTableMs: 0 }).listen({ host, port });
+async function listen(host: string, port: string): Promise<void> {
+  const server = backendServer(LAMBDA_URL, console.log).listen({ host, port });
   try {
     await once(server, 'listening');
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EADDRINUSE')) throw error;
     throw new Error(
-      `Port ${port} of ${host} is in use. Stop what listens there, or choose another: npm run dynamodb -- --port 8001, and the same in events/local-env.json.`,
+      `Port ${port} of ${host} is in use. Stop what listens there, or choose another port: npm run sam-local-backend -- --port 8001, and the same in events/local-env.json.`,
     );
   }
-  console.log(`DynamoDB listens on http://${host}:${port}`);
-  return server;
+  console.log(`DynamoDB and the worker's event queue listen on http://${host}:${port}`);
 }
 
-/** Makes the table as template.yaml has it, and puts the sample job in as a POST does. */
+/** Creates the table as template.yaml has it, and stores the sample job as a POST does. */
 async function fill(endpoint: string): Promise<void> {
   const client = new DynamoDBClient({
     endpoint,
@@ -58,7 +51,7 @@ async function fill(endpoint: string): Promise<void> {
   });
   await client.send(new CreateTableCommand({ TableName: TABLE_NAME, ...TABLE }));
   await waitUntilTableExists({ client, maxWaitTime: 10, minDelay: 1, maxDelay: 1 }, { TableName: TABLE_NAME });
-  console.log(`Table ${TABLE_NAME} is there`);
+  console.log(`Table ${TABLE_NAME} is ready`);
 
   const { jobId } = workerEvent;
   const job = newJob(jobId, SAMPLE_TEXT, unixSeconds(Date.now()), { maxEventAge: 21600, workerTimeout: 30 });
@@ -66,6 +59,8 @@ async function fill(endpoint: string): Promise<void> {
   console.log(`Sample job ${jobId} is PENDING`);
   client.destroy();
 }
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit());
 
 main().catch((error: unknown) => {
   console.error(error instanceof Error ? error.message : error);

@@ -1,0 +1,319 @@
+/** scripts/local.sh while someone works on a stage, and scripts/crash.sh, on a copy of the checkout. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  closeSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join, relative, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { DynamoDBClient, GetItemCommand, ListTablesCommand } from '@aws-sdk/client-dynamodb';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { getJob, pollUntilEnded, request, sleep, stringField, submit } from './deployment.ts';
+
+jest.setTimeout(120_000);
+
+const root = resolve(import.meta.dirname, '..', '..');
+const folder = mkdtempSync(join(tmpdir(), 'local '));
+const checkout = join(folder, 'check out');
+const temporary = join(folder, 'tmp');
+
+/** Longer than a lease: the worker's time-out below and 5 s of clock skew. */
+const RETRY_SECONDS = 18;
+const WORKER_TIMEOUT_SECONDS = 12;
+
+beforeAll(() => {
+  const leftOut = new Set(['.git', '.aws-sam', '.tools', '.env', 'coverage', 'node_modules']);
+  cpSync(root, checkout, { recursive: true, filter: (source) => !leftOut.has(relative(root, source)) });
+  mkdirSync(join(checkout, '.tools'));
+  mkdirSync(temporary);
+  for (const name of ['node_modules', '.tools/ministack', '.tools/sam']) {
+    symlinkSync(join(root, name), join(checkout, name));
+  }
+  // The packages are there: nothing is to be installed.
+  utimesSync(join(checkout, 'package-lock.json'), 0, 0);
+  edit('template.yaml', /(WorkerTimeoutSeconds:\n(?: +.*\n)*? +Default: )30\n/, `$1${WORKER_TIMEOUT_SECONDS}\n`);
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function edit(file: string, pattern: RegExp, replacement: string): void {
+  const before = readFileSync(join(checkout, file), 'utf8');
+  const after = before.replace(pattern, replacement);
+  if (after === before) throw new Error(`${file} has no ${pattern}`);
+  writeFileSync(join(checkout, file), after);
+}
+
+const STAGE = 'src/sampleStages.ts';
+
+/**
+ * Makes the first stage of the sample run this code, in place of whatever it ran before, and the others not
+ * wait. The file is replaced, as many editors do.
+ */
+function editStage(code: string): void {
+  const original = readFileSync(join(root, STAGE), 'utf8');
+  const [first = '', ...others] = original.split(/await pause\(\d+, signal\);/);
+  writeFileSync(join(folder, 'stage.ts'), first + code + others.join(''));
+  renameSync(join(folder, 'stage.ts'), join(checkout, STAGE));
+}
+
+/** Runs a script of the copy. Returns its exit code, and what it printed. */
+function script(name: string, args: readonly string[] = [], env: Record<string, string> = {}) {
+  return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    const options = { env: { ...process.env, ...env } };
+    execFile('bash', [join(checkout, 'scripts', name), ...args], options, (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
+
+interface Local {
+  readonly port: number;
+  readonly process: ChildProcess;
+  /** Waits until the pattern is in the output that the last call has not read. Returns that output up to the match. */
+  read(pattern: RegExp): Promise<string>;
+}
+
+/** Starts what local.sh starts once everything is installed. */
+async function startLocal(...args: string[]): Promise<Local> {
+  const port = await freePort();
+  // One file, so that the two outputs stay in order.
+  const file = join(folder, `output-${port}`);
+  const output = openSync(file, 'w');
+  const serve = join(checkout, 'scripts', 'local', 'serve.ts');
+  const child = spawn(process.execPath, [serve, '--port', String(port), ...args], {
+    env: { ...process.env, TMPDIR: temporary, LAMBDA_ASYNC_RETRY_BASE_SECONDS: String(RETRY_SECONDS) },
+    stdio: ['ignore', output, output],
+  });
+  closeSync(output);
+  let start = 0;
+  const read = async (pattern: RegExp) => {
+    for (let tries = 0; tries < 600 && (tries === 0 || child.exitCode === null); tries += 1) {
+      await sleep(100);
+      const unread = readFileSync(file, 'utf8').slice(start);
+      const match = pattern.exec(unread);
+      if (match === null) continue;
+      const end = match.index + match[0].length;
+      start += end;
+      return unread.slice(0, end);
+    }
+    throw new Error(`The output has no ${pattern}:\n${readFileSync(file, 'utf8').slice(start)}`);
+  };
+  return { port, process: child, read };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  if (address === null || typeof address === 'string') throw new Error('The server has no port');
+  return address.port;
+}
+
+/** Waits until no process of the copy is left. Returns those left after some seconds. */
+async function processesLeft(): Promise<string[]> {
+  for (let tries = 0; ; tries += 1) {
+    const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
+    const left = stdout.split('\n').filter((line) => line.includes(folder));
+    if (left.length === 0 || tries === 30) return left;
+    await sleep(100);
+  }
+}
+
+describe('help', () => {
+  test.each(['local.sh', 'test.sh', 'crash.sh', 'poll.sh'])(
+    '%s --help says in a few lines what it does',
+    async (name) => {
+      const long = await script(name, ['--help']);
+
+      expect(long).toMatchObject({ code: 0, stderr: '' });
+      expect(long.stdout).toMatch(new RegExp(`^Usage: bash scripts/${name}.*\n(?:.+\n){1,5}$`));
+      expect(await script(name, ['-h'])).toEqual(long);
+    },
+  );
+
+  test.each([
+    ['local.sh', ['--bogus'], "Error: unknown argument '--bogus'; see --help\n"],
+    ['local.sh', ['--text'], 'Error: --text needs a value; see --help\n'],
+    ['crash.sh', ['--bogus'], "Error: unknown argument '--bogus'; see --help\n"],
+    [
+      'crash.sh',
+      ['--port', '1'],
+      'Error: no local AWS of this checkout on port 1; start it with: bash scripts/local.sh\n',
+    ],
+  ])('%s refuses %j', async (name, args, stderr) => {
+    expect(await script(name, args)).toEqual({ code: 1, stdout: '', stderr });
+  });
+
+  test.each(['test', 'load'])('npm run %s without the npm packages says what to do', async (name) => {
+    const empty = mkdtempSync(join(folder, 'empty-'));
+    for (const file of ['package.json', 'scripts/requirePackages.js']) cpSync(join(root, file), join(empty, file));
+
+    const run = promisify(execFile)('npm', ['run', name], { cwd: empty });
+
+    await expect(run).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('The npm packages are not installed. Run this first: npm ci\n'),
+    });
+  });
+});
+
+describe('local.sh', () => {
+  let local: Local;
+  let baseUrl: string;
+  let firstJob: string;
+
+  beforeAll(() => editStage("throw new Error('not finished');"));
+
+  test('--once ends with an exit code if the job ends as ERROR', async () => {
+    const once = await startLocal('--once');
+
+    await once.read(/"status": "ERROR"/);
+    await once.read(/\nError: The job ended as ERROR\n/);
+
+    expect(once.process.exitCode ?? (await exitOf(once))).toBe(1);
+    expect(await processesLeft()).toEqual([]);
+  });
+
+  test('serves even if the first job ends as ERROR', async () => {
+    local = await startLocal('--text', "it's my text");
+
+    const output = await local.read(/Ctrl-C stops everything/);
+
+    firstJob = /^GET (http\S+)$/m.exec(output)?.[1] ?? '';
+    baseUrl = /^The API is at (http\S+)$/m.exec(output)?.[1] ?? '';
+    expect(output).toContain('\nWarning: The job ended as ERROR. The application is served anyway.\n');
+    expect(output).toContain(`AWS_ENDPOINT_URL=http://127.0.0.1:${local.port} bash scripts/redrive.sh`);
+    expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
+  });
+
+  /** The result of the first stage for a new job. */
+  async function firstResult(): Promise<unknown> {
+    const jobId = stringField(await submit(baseUrl, 'a text'), 'jobId');
+    const { end } = await pollUntilEnded(baseUrl, jobId, 30_000);
+    return end.json;
+  }
+
+  test('deploys a changed stage, with type errors shown; the URL and the jobs stay', async () => {
+    editStage("const words: number = 'first'; return { words };");
+
+    const output = await local.read(/Deployed after .*\n/);
+
+    expect(output).toContain('\nsrc/sampleStages.ts has changed\n');
+    expect(output).toMatch(/\nType errors \(tsc -p src\):\n(?:.+\n)*src\/sampleStages\.ts\(\d+,\d+\): error TS2322: /);
+    expect(await firstResult()).toMatchObject({ status: 'DONE', result: { ocr: { words: 'first' } } });
+    expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
+  });
+
+  test('shows why a build fails, and serves the version before', async () => {
+    editStage('return {');
+
+    const output = await local.read(/Not deployed: .*\n/);
+
+    expect(output).toMatch(/\[ERROR\] .*\n\n +sampleStages\.ts:\d+/);
+    expect(await firstResult()).toMatchObject({ status: 'DONE', result: { ocr: { words: 'first' } } });
+  });
+
+  test('deploys once more for a change that comes during a deployment', async () => {
+    editStage("return { words: 'second' };");
+    await local.read(/Deploying/);
+    editStage("await pause(2000, signal); return { words: 'third' };");
+
+    await local.read(/Deployed after/);
+    await local.read(/Deployed after/);
+
+    expect(await firstResult()).toMatchObject({ status: 'DONE', result: { ocr: { words: 'third' } } });
+  });
+
+  /** The attempt that ended a job. */
+  async function attemptOf(jobId: string): Promise<string | undefined> {
+    const client = new DynamoDBClient({
+      endpoint: `http://127.0.0.1:${local.port}`,
+      region: 'us-east-1',
+      credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+    });
+    const [TableName] = (await client.send(new ListTablesCommand({}))).TableNames ?? [];
+    const { Item } = await client.send(new GetItemCommand({ TableName, Key: { jobId: { S: jobId } } }));
+    client.destroy();
+    return Item?.['attempt']?.N;
+  }
+
+  test('crash.sh kills the worker, and the job is DONE by the second attempt', async () => {
+    const port = ['--port', String(local.port)];
+    // Without a job there is an idle process of the worker, which must live.
+    const crashed = script('crash.sh', port);
+    await sleep(1000);
+    const jobIds = [stringField(await submit(baseUrl, 'crash'), 'jobId')];
+    expect(await crashed).toEqual({
+      code: 0,
+      stdout: `Killed the worker of job ${jobIds[0]}, attempt 1\n`,
+      stderr: '',
+    });
+
+    const everyAttempt = script('crash.sh', [...port, '--every-attempt']);
+    for (let count = 0; count < 3; count += 1) {
+      await sleep(1000);
+      jobIds.push(stringField(await submit(baseUrl, 'crash'), 'jobId'));
+    }
+    expect(await everyAttempt).toMatchObject({ code: 0, stderr: '' });
+
+    for (const jobId of jobIds) {
+      expect((await getJob(baseUrl, jobId)).json).toMatchObject({ status: 'IN_PROGRESS' });
+    }
+    for (const jobId of jobIds) {
+      expect((await pollUntilEnded(baseUrl, jobId, 40_000)).end.json).toMatchObject({ status: 'DONE' });
+      expect(await attemptOf(jobId)).toBe('2');
+    }
+  });
+
+  test("the operator's scripts work on it without a .env", async () => {
+    const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
+
+    const local_ = await script('redrive.sh', [], { AWS_ENDPOINT_URL, AWS_DEFAULT_REGION: 'eu-west-1' });
+    const elsewhere = await script('redrive.sh', [], { AWS_ENDPOINT_URL: 'http://127.0.0.1.example.com' });
+
+    expect(local_).toMatchObject({ code: 0, stderr: '' });
+    expect(elsewhere.stderr).toContain(".env'");
+  });
+
+  test('SIGTERM during a deployment leaves nothing running, and no files', async () => {
+    editStage("return { words: 'fourth' };");
+    await local.read(/Building/);
+
+    local.process.kill('SIGTERM');
+
+    expect(await exitOf(local)).toBe(143);
+    expect(await processesLeft()).toEqual([]);
+    expect(readdirSync(temporary)).toEqual([]);
+  });
+
+  test('kill -9 during a deployment leaves nothing running, and no files', async () => {
+    const killed = await startLocal('--text', '');
+    expect(await killed.read(/Ctrl-C stops everything/)).toContain('\nWarning: POST returned 400: ');
+    editStage("return { words: 'fifth' };");
+    await killed.read(/Deploying/);
+
+    killed.process.kill('SIGKILL');
+
+    expect(await processesLeft()).toEqual([]);
+    expect(readdirSync(temporary)).toEqual([]);
+  });
+});
+
+async function exitOf({ process: child }: Local): Promise<number | null> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return child.exitCode;
+}

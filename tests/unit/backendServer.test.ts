@@ -1,0 +1,183 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { CreateTableCommand, DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { backendServer } from '../../scripts/local/backendServer.ts';
+import { TABLE } from '../../scripts/local/tableShape.ts';
+import { workerStarter } from '../../src/aws.ts';
+
+const PATH = '/2015-03-31/functions/WorkerFunction/invocations';
+const JOB_ID = '3f1c9a52-7d84-4b6e-9a1f-0c2d5e8b7a64';
+const COMMAND = `To run job ${JOB_ID}:\n  echo '{"jobId":"${JOB_ID}"}' | sam local invoke WorkerFunction --event -`;
+
+let servers: Server[] = [];
+let printed: string[] = [];
+
+beforeEach(() => {
+  printed = [];
+});
+
+afterEach(() => {
+  for (const server of servers) server.close().closeAllConnections();
+  servers = [];
+  delete process.env['AWS_ENDPOINT_URL'];
+});
+
+async function listen(server: Server): Promise<string> {
+  servers.push(server.listen(0, '127.0.0.1'));
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The server has no port');
+  return `http://127.0.0.1:${address.port}`;
+}
+
+/** Keeps the lines of this test, also those that come after its end. */
+function printer(): (line: string) => void {
+  const lines = printed;
+  return (line) => lines.push(line);
+}
+
+/** Starts the backend in front of a `sam local start-lambda` that handles requests in this way. */
+async function startBackend(startLambda: RequestListener): Promise<string> {
+  const lambdaUrl = await listen(createServer(startLambda));
+  return listen(backendServer(lambdaUrl, printer()));
+}
+
+/** Starts the backend without `sam local start-lambda`: nothing listens on port 1. */
+const startBackendAlone = () => listen(backendServer('http://127.0.0.1:1', printer()));
+
+const post = (url: string, body: string, type = 'Event', path = PATH) =>
+  fetch(url + path, { method: 'POST', headers: { 'X-Amz-Invocation-Type': type }, body });
+
+async function untilPrinted(): Promise<string> {
+  while (printed.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  return printed.join('\n');
+}
+
+describe('an event for the worker', () => {
+  test('goes to sam local start-lambda', async () => {
+    const received: object[] = [];
+    process.env['AWS_ENDPOINT_URL'] = await startBackend(async (request, response) => {
+      const body = Buffer.concat(await request.toArray()).toString();
+      received.push({ url: request.url, type: request.headers['x-amz-invocation-type'], body });
+      response.writeHead(202).end();
+    });
+
+    await workerStarter('WorkerFunction')(JOB_ID);
+
+    expect(await untilPrinted()).toBe(`Job ${JOB_ID} was sent to sam local start-lambda`);
+    expect(received).toEqual([{ url: PATH, type: 'Event', body: `{"jobId":"${JOB_ID}"}` }]);
+  });
+
+  test('is accepted before start-lambda responds', async () => {
+    const url = await startBackend(() => undefined);
+
+    const { status } = await post(url, `{"jobId": "${JOB_ID}"}`);
+
+    expect(status).toBe(202);
+    expect(printed).toEqual([]);
+  });
+
+  test('becomes a command to paste if start-lambda is not running', async () => {
+    process.env['AWS_ENDPOINT_URL'] = await startBackendAlone();
+
+    await workerStarter('WorkerFunction')(JOB_ID);
+
+    expect(await untilPrinted()).toBe(COMMAND);
+  });
+
+  test('becomes a command to paste if start-lambda fails', async () => {
+    const url = await startBackend((_request, response) => response.writeHead(500).end());
+
+    await post(url, `{"jobId":"${JOB_ID}"}`);
+
+    expect(await untilPrinted()).toBe(COMMAND);
+  });
+});
+
+describe('any other invocation is refused, and neither sent nor printed', () => {
+  test.each([
+    ['an id with shell characters', `{"jobId":"'; touch pwned; echo '"}`],
+    ['an id that contains a UUID', `{"jobId":"${JOB_ID}'; touch pwned; '"}`],
+    ['an id with a line break', `{"jobId":"${JOB_ID}\\n"}`],
+    ['another field', `{"jobId":"${JOB_ID}","text":"x"}`],
+    ['two events', `{"jobId":"${JOB_ID}"}\n{"jobId":"${JOB_ID}"}`],
+    ['no JSON', 'jobId'],
+    ['no body', ''],
+  ])('%s', async (_what, body) => {
+    let calls = 0;
+    const url = await startBackend(() => {
+      calls += 1;
+    });
+
+    const response = await post(url, body);
+
+    expect(response.status).toBe(400);
+    expect(await response.json()).toEqual({ message: expect.stringContaining('{"jobId": "<uuid>"}') });
+    expect({ calls, printed }).toEqual({ calls: 0, printed: [] });
+  });
+
+  test('a synchronous one', async () => {
+    const url = await startBackendAlone();
+
+    const { status } = await post(url, `{"jobId":"${JOB_ID}"}`, 'RequestResponse');
+
+    expect({ status, printed }).toEqual({ status: 400, printed: [] });
+  });
+
+  test('one of another function', async () => {
+    const url = await startBackendAlone();
+
+    const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, 'Event', PATH.replace('Worker', 'Other'));
+
+    expect({ ok, printed }).toEqual({ ok: false, printed: [] });
+  });
+});
+
+test('a client that breaks off does not end the backend', async () => {
+  const url = await startBackendAlone();
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  socket.write(`POST ${PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"jobId`);
+  await once(socket, 'connect');
+  socket.resetAndDestroy();
+
+  const { status } = await post(url, `{"jobId":"${JOB_ID}"}`);
+
+  expect(status).toBe(202);
+});
+
+test.each(['SIGINT', 'SIGTERM'] as const)('%s ends the backend at once, with connections open', async (signal) => {
+  const { port } = new URL(await listen(createServer()));
+  servers.pop()?.close();
+  const script = join(__dirname, '../../scripts/local/samLocalBackend.ts');
+  const backend = spawn(process.execPath, [script, '--port', port], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const exited = once(backend, 'exit');
+  let output = '';
+  for await (const chunk of backend.stdout.setEncoding('utf8')) {
+    output += chunk;
+    if (output.includes('Ctrl-C')) break;
+  }
+  const client = connect(Number(port), '127.0.0.1').on('error', () => undefined);
+  await once(client, 'connect');
+
+  const started = performance.now();
+  backend.kill(signal);
+
+  expect(await exited).toEqual([0, null]);
+  expect(performance.now() - started).toBeLessThan(2000);
+  expect(output).toContain(`Sample job ${JOB_ID} is PENDING\n`);
+});
+
+test('every other request goes to DynamoDB', async () => {
+  const endpoint = await startBackendAlone();
+  const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
+  const client = new DynamoDBClient({ endpoint, region: 'us-east-1', credentials });
+
+  await client.send(new CreateTableCommand({ TableName: 'JobsTable', ...TABLE }));
+
+  expect((await client.send(new ListTablesCommand({}))).TableNames).toEqual(['JobsTable']);
+  client.destroy();
+});
