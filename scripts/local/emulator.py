@@ -24,8 +24,9 @@ def end_with_parent():
         shutil.rmtree(scratch, ignore_errors=True)
         subprocess.call(["taskkill", "/pid", str(os.getpid()), "/t", "/f"])
     else:
-        # From outside of this process group. The files go last: a `sam` of the same parent ends at this moment too.
-        end = ["sh", "-c", 'kill -s KILL -- "-$1"; sleep 1; rm -rf "$2"', "sh", str(os.getpgrp()), scratch]
+        # From outside of this process group. Twice, because a `sam` of the same parent may still be writing.
+        end = 'kill -s KILL -- "-$1"; rm -rf "$2"; sleep 2; rm -rf "$2"'
+        end = ["sh", "-c", end, "sh", str(os.getpgrp()), scratch]
         subprocess.Popen(end, start_new_session=True, stdin=subprocess.DEVNULL)
 
 

@@ -108,7 +108,7 @@ async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
   }
 }
 
-function usage({ baseUrl }: Stack, { endpoint, port, logFile }: LocalAws, jobUrl = `${baseUrl}/jobs/JOB_ID`): string {
+function usage({ baseUrl }: Stack, { endpoint, logFile }: LocalAws, jobUrl = `${baseUrl}/jobs/JOB_ID`): string {
   const post = `curl -i -X POST '${baseUrl}/jobs' -H 'Content-Type: application/json'`;
   const body = JSON.stringify({ text: SAMPLE_TEXT });
   return `
@@ -123,15 +123,15 @@ Read a job:
 Submit a job that is safe to repeat:
   ${post} -H 'Idempotency-Key: ${randomUUID()}' -d '${body}'
 
-Kill the worker while it runs a job:
-  bash scripts/crash.sh${port === DEFAULT_PORT ? '' : ` --port ${port}`}
+See a job survive a crash of its worker:
+  bash scripts/crash.sh '${baseUrl}'
 
 Show the failed events (logs.sh and the other scripts work the same way):
   AWS_ENDPOINT_URL=${endpoint} bash scripts/redrive.sh
 
 The local AWS is at ${endpoint}, its log in ${logFile}
-A change in src/ or template.yaml is built and deployed. The local AWS then kills a worker that is running, and
-its job runs again when Lambda retries it. Ctrl-C stops everything.`;
+A change in src/ or template.yaml is built and deployed; a job that is running is then retried.
+Ctrl-C stops everything.`;
 }
 
 function seconds(since: number): string {
