@@ -29,8 +29,10 @@ export function watchSources(root: string): AsyncGenerator<string> {
       await sleep(SETTLE_MS);
       changed = Promise.withResolvers();
       // On Linux, a recursive watch loses each file that is replaced. A new watch finds it.
-      srcWatcher.close();
-      srcWatcher = watchSrc();
+      if (process.platform === 'linux') {
+        srcWatcher.close();
+        srcWatcher = watchSrc();
+      }
       yield file;
     }
   }

@@ -129,7 +129,10 @@ async function processesLeft(): Promise<string[]> {
   }
 }
 
-describe('help', () => {
+/** Windows has neither ps nor signals. */
+const describeOnPosix = process.platform === 'win32' ? describe.skip : describe;
+
+describeOnPosix('help', () => {
   test.each(['local.sh', 'test.sh', 'crash.sh', 'poll.sh'])(
     '%s --help says in a few lines what it does',
     async (name) => {
@@ -171,7 +174,7 @@ describe('help', () => {
   });
 });
 
-describe('local.sh', () => {
+describeOnPosix('local.sh', () => {
   let local: Local;
   let baseUrl: string;
   let firstJob: string;

@@ -149,27 +149,32 @@ test('a client that breaks off does not end the backend', async () => {
   expect(status).toBe(202);
 });
 
-test.each(['SIGINT', 'SIGTERM'] as const)('%s ends the backend at once, with connections open', async (signal) => {
-  const { port } = new URL(await listen(createServer()));
-  servers.pop()?.close();
-  const script = join(__dirname, '../../scripts/local/samLocalBackend.ts');
-  const backend = spawn(process.execPath, [script, '--port', port], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const exited = once(backend, 'exit');
-  let output = '';
-  for await (const chunk of backend.stdout.setEncoding('utf8')) {
-    output += chunk;
-    if (output.includes('Ctrl-C')) break;
-  }
-  const client = connect(Number(port), '127.0.0.1').on('error', () => undefined);
-  await once(client, 'connect');
+const testOnPosix = process.platform === 'win32' ? test.skip : test;
 
-  const started = performance.now();
-  backend.kill(signal);
+testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
+  '%s ends the backend at once, with connections open',
+  async (signal) => {
+    const { port } = new URL(await listen(createServer()));
+    servers.pop()?.close();
+    const script = join(__dirname, '../../scripts/local/samLocalBackend.ts');
+    const backend = spawn(process.execPath, [script, '--port', port], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const exited = once(backend, 'exit');
+    let output = '';
+    for await (const chunk of backend.stdout.setEncoding('utf8')) {
+      output += chunk;
+      if (output.includes('Ctrl-C')) break;
+    }
+    const client = connect(Number(port), '127.0.0.1').on('error', () => undefined);
+    await once(client, 'connect');
 
-  expect(await exited).toEqual([0, null]);
-  expect(performance.now() - started).toBeLessThan(2000);
-  expect(output).toContain(`Sample job ${JOB_ID} is PENDING\n`);
-});
+    const started = performance.now();
+    backend.kill(signal);
+
+    expect(await exited).toEqual([0, null]);
+    expect(performance.now() - started).toBeLessThan(2000);
+    expect(output).toContain(`Sample job ${JOB_ID} is PENDING\n`);
+  },
+);
 
 test('every other request goes to DynamoDB', async () => {
   const endpoint = await startBackendAlone();
