@@ -119,12 +119,13 @@ async function freePort(): Promise<number> {
   return address.port;
 }
 
-/** Waits until no process of the copy is left. Returns those left after some seconds. */
-async function processesLeft(): Promise<string[]> {
+/** Waits until no process of the copy and no temporary file is left. Returns those left after some seconds. */
+async function remains(): Promise<string[]> {
   for (let tries = 0; ; tries += 1) {
     const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
-    const left = stdout.split('\n').filter((line) => line.includes(folder));
-    if (left.length === 0 || tries === 30) return left;
+    const processes = stdout.split('\n').filter((line) => line.includes(folder));
+    const left = [...processes, ...readdirSync(temporary)];
+    if (left.length === 0 || tries === 50) return left;
     await sleep(100);
   }
 }
@@ -188,7 +189,7 @@ describeOnPosix('local.sh', () => {
     await once.read(/\nError: The job ended as ERROR\n/);
 
     expect(once.process.exitCode ?? (await exitOf(once))).toBe(1);
-    expect(await processesLeft()).toEqual([]);
+    expect(await remains()).toEqual([]);
   });
 
   test('serves even if the first job ends as ERROR', async () => {
@@ -244,7 +245,9 @@ describeOnPosix('local.sh', () => {
   test('crash.sh kills the first attempt of a job, and the job is DONE', async () => {
     const { code, stdout } = await script('crash.sh', [baseUrl]);
 
-    expect(stdout).toMatch(/ s {2}(?:PENDING|IN_PROGRESS)\n(?:.*\n)*? +killed attempt 1\n(?:.*\n)*? *\d{2} s {2}DONE\n/);
+    expect(stdout).toMatch(
+      / s {2}(?:PENDING|IN_PROGRESS)\n(?:.*\n)*? +killed attempt 1\n(?:.*\n)*? *\d{2} s {2}DONE\n/,
+    );
     expect(code).toBe(0);
   });
 
@@ -278,8 +281,7 @@ describeOnPosix('local.sh', () => {
     local.process.kill('SIGTERM');
 
     expect(await exitOf(local)).toBe(143);
-    expect(await processesLeft()).toEqual([]);
-    expect(readdirSync(temporary)).toEqual([]);
+    expect(await remains()).toEqual([]);
   });
 
   test('kill -9 during a deployment leaves nothing running, and no files', async () => {
@@ -290,8 +292,7 @@ describeOnPosix('local.sh', () => {
 
     killed.process.kill('SIGKILL');
 
-    expect(await processesLeft()).toEqual([]);
-    expect(readdirSync(temporary)).toEqual([]);
+    expect(await remains()).toEqual([]);
   });
 });
 
