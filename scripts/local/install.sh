@@ -7,7 +7,7 @@ cd "$ROOT" || exit
 LOGS="$ROOT/.tools/logs"
 mkdir -p "$LOGS"
 
-# The first SAM CLI whose local Lambda takes asynchronous invocations, which the README shows.
+# The first SAM CLI whose local Lambda takes asynchronous invocations, which docs/sam-local.md uses.
 OLDEST_SAM_MINOR=154
 
 fail() {

@@ -72,24 +72,28 @@ function readArguments(): { port: number; once: boolean; text: string } {
   return { port, once: values.once, text: values.text };
 }
 
+/** Also shows type errors, which stop neither the build nor the deployment. */
 async function buildAndDeploy(local: LocalAws): Promise<Stack> {
-  await step('Building (sam build)', () => build(local));
-  return step('Deploying (sam deploy)', () => deploy(local, { stackName: STACK_NAME }));
+  const types = typeErrors(local);
+  try {
+    await step('Building (sam build)', () => build(local));
+    return await step('Deploying (sam deploy)', () => deploy(local, { stackName: STACK_NAME }));
+  } finally {
+    const errors = await types;
+    if (errors !== '' && !isStopping) console.error(`Type errors (tsc -p src):\n${errors}`);
+  }
 }
 
 async function deployChanges(local: LocalAws, changes: AsyncIterable<string>): Promise<void> {
   for await (const file of changes) await redeploy(local, file);
 }
 
-/** Deploys what has changed. If that fails, the version deployed before stays. Type errors are only shown. */
+/** Deploys what has changed. If that fails, the version deployed before stays. */
 async function redeploy(local: LocalAws, file: string): Promise<void> {
   const started = Date.now();
   console.log(`\n${file} has changed`);
-  const types = typeErrors(local);
   const failure = await buildAndDeploy(local).then(() => undefined, messageOf);
-  const errors = await types;
   if (isStopping) return;
-  if (errors !== '') console.error(`Type errors (tsc -p src):\n${errors}`);
   if (failure === undefined) console.log(`Deployed after ${seconds(started)} s, at the same URL`);
   else console.error(`Error: ${failure}\nNot deployed: the version before this change is still served.`);
 }

@@ -130,6 +130,8 @@ async function remains(): Promise<string[]> {
   }
 }
 
+const TYPE_ERROR = /\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\.ts\(\d+,\d+\): error TS2322: /;
+
 /** Windows has neither ps nor signals. */
 const describeOnPosix = process.platform === 'win32' ? describe.skip : describe;
 
@@ -180,7 +182,7 @@ describeOnPosix('local.sh', () => {
   let baseUrl: string;
   let firstJob: string;
 
-  beforeAll(() => editStage("throw new Error('not finished');"));
+  beforeAll(() => editStage("const words: number = 'none'; throw new Error(`not finished: ${words}`);"));
 
   test('--once ends with an exit code if the job ends as ERROR', async () => {
     const once = await startLocal('--once');
@@ -192,13 +194,14 @@ describeOnPosix('local.sh', () => {
     expect(await remains()).toEqual([]);
   });
 
-  test('serves even if the first job ends as ERROR', async () => {
+  test('serves, with type errors shown, even if the first job ends as ERROR', async () => {
     local = await startLocal('--text', "it's my text");
 
     const output = await local.read(/Ctrl-C stops everything/);
 
     firstJob = /^GET (http\S+)$/m.exec(output)?.[1] ?? '';
     baseUrl = /^The API is at (http\S+)$/m.exec(output)?.[1] ?? '';
+    expect(output).toMatch(TYPE_ERROR);
     expect(output).toContain('\nWarning: The job ended as ERROR. The application is served anyway.\n');
     expect(output).toContain(`AWS_ENDPOINT_URL=http://127.0.0.1:${local.port} bash scripts/redrive.sh`);
     expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
@@ -217,7 +220,7 @@ describeOnPosix('local.sh', () => {
     const output = await local.read(/Deployed after .*\n/);
 
     expect(output).toContain('\nsrc/stages.ts has changed\n');
-    expect(output).toMatch(/\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\.ts\(\d+,\d+\): error TS2322: /);
+    expect(output).toMatch(TYPE_ERROR);
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
     expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
   });
