@@ -182,7 +182,7 @@ describeOnPosix('local.sh', () => {
   let baseUrl: string;
   let firstJob: string;
 
-  beforeAll(() => editStage("const words: number = 'none'; throw new Error(`not finished: ${words}`);"));
+  beforeAll(() => editStage("const words: number = 'none'; throw new Error(String(words));"));
 
   test('--once ends with an exit code if the job ends as ERROR', async () => {
     const once = await startLocal('--once');
