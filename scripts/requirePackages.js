@@ -1,5 +1,5 @@
-// npm runs this before scripts that need its packages. In JavaScript, because only those bring a Node.js that runs
-// TypeScript.
+// npm runs this before scripts that need the packages. It is JavaScript because only Node 24 runs TypeScript, and
+// that comes with the packages.
 import { existsSync } from 'node:fs';
 
 if (!existsSync('node_modules/.package-lock.json')) {

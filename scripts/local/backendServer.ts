@@ -2,16 +2,16 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { text as readAll } from 'node:stream/consumers';
 import dynalite from 'dynalite';
 
-/** `!Ref WorkerFunction` in template.yaml is the logical id to `sam local`. */
+/** `sam local` resolves `!Ref WorkerFunction` in template.yaml to the logical id. */
 const INVOKE_PATH = '/2015-03-31/functions/WorkerFunction/invocations';
 
-/** The worker's event and nothing else, so that the printed command is safe to paste. */
+/** Matches the worker's event only, so that the printed command is safe to paste. */
 const EVENT = /^\{\s*"jobId"\s*:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"\s*\}$/;
 
 /**
- * An HTTP server for what the functions call under `sam local`: DynamoDB, and Lambda's asynchronous
- * invocation of the worker. Such an event goes to `sam local start-lambda` at `lambdaUrl`. If that is not
- * running, the command that runs the job is printed.
+ * An HTTP server for the calls of the functions under `sam local`: to DynamoDB, and to Lambda for asynchronous
+ * invocations of the worker. It forwards an invocation to `sam local start-lambda` at `lambdaUrl`. If that is
+ * not running, it prints the command that runs the job.
  */
 export function backendServer(lambdaUrl: string, print: (line: string) => void): Server {
   const database = dynalite({ createTableMs: 0 });

@@ -1,7 +1,7 @@
-// dynalite comes without types: what is used of it here.
+// dynalite has no types. These are the ones that are used here.
 declare module 'dynalite' {
   import type { Server } from 'node:http';
 
-  /** A DynamoDB in memory, as an HTTP server that does not listen yet. `createTableMs`: how long a new table is CREATING. */
+  /** Returns an in-memory DynamoDB: an HTTP server that is not listening yet. A new table is CREATING for `createTableMs`. */
   export default function dynalite(options?: { readonly createTableMs?: number }): Server;
 }

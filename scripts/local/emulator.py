@@ -1,10 +1,9 @@
-"""Runs ministack, the local AWS, for as long as the process that started it lives.
+"""Runs ministack, the local AWS, until the parent process closes standard input or dies.
 
-When that process closes standard input, or dies, ministack and every Lambda function that it runs
-are killed, and the folder for temporary files is deleted. Started by localAws.ts, in a process group
-of its own.
+Then kills ministack with all Lambda functions that it runs, and deletes the folder for temporary
+files. localAws.ts starts this script in its own process group.
 
-The port is an argument so that `ps` shows it: scripts/crash.sh finds this process by it.
+The port is an argument because scripts/crash.sh looks for it in the output of `ps`.
 """
 
 import os
@@ -24,7 +23,7 @@ def end_with_parent():
         shutil.rmtree(scratch, ignore_errors=True)
         subprocess.call(["taskkill", "/pid", str(os.getpid()), "/t", "/f"])
     else:
-        # From outside of this process group. Twice, because a `sam` of the same parent may still be writing.
+        # From outside this process group. Deletes twice, because sam may still be writing into the folder.
         end = 'kill -s KILL -- "-$1"; rm -rf "$2"; sleep 2; rm -rf "$2"'
         end = ["sh", "-c", end, "sh", str(os.getpgrp()), scratch]
         subprocess.Popen(end, start_new_session=True, stdin=subprocess.DEVNULL)
@@ -33,7 +32,7 @@ def end_with_parent():
 threading.Thread(target=end_with_parent, daemon=True).start()
 
 try:
-    # Only now, because ministack looks for its temporary folder when it is imported.
+    # Not at the top, because ministack chooses its temporary folder when it is imported.
     from ministack.app import main
 
     main()

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { build, deploy, startLocalAws } from './localAws.ts';
 
 const MAX_SECONDS = 60;
-/** So many requests a second that schemathesis never meets a limit. */
+/** Requests per second, more than schemathesis sends. */
 const UNLIMITED = '10000';
 
 const aws = await startLocalAws();

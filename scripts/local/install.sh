@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What local.sh and test.sh share: one line per step, and the tools that they need, installed into
-# this checkout where they are missing. Works in the checkout's root, whatever the current folder.
+# Shared by local.sh, test.sh and fuzz.sh, which source it: runs steps, and installs missing tools into
+# this checkout. Changes into the checkout's root.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cd "$ROOT" || exit
 LOGS="$ROOT/.tools/logs"
 mkdir -p "$LOGS"
 
-# The first SAM CLI whose local Lambda takes asynchronous invocations, which docs/sam-local.md uses.
+# The first SAM CLI whose start-lambda accepts asynchronous invocations (docs/sam-local.md).
 OLDEST_SAM_MINOR=154
 
 fail() {
@@ -17,7 +17,7 @@ fail() {
 
 # ------------------------------------------------------------------------------------------ steps
 
-# The process group of the step at work, so that nothing of it outlives this script.
+# The process group of the current step. It is killed if this script is interrupted.
 step_group=''
 
 stop_step() {
@@ -39,8 +39,8 @@ interrupted() {
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM HUP
 
-# step TITLE LOG COMMAND...: runs the command with its output in LOG, prints what it does and how
-# long it took, and gives its exit code.
+# step TITLE LOG COMMAND...: runs the command with its output in LOG. Prints the title and the time that
+# it took. Returns its exit code.
 step() {
   local title="$1" log="$2" code=0 started=$SECONDS
   shift 2
@@ -60,32 +60,32 @@ step() {
   return "$code"
 }
 
-# must TITLE NAME COMMAND...: a step of the installation, without which nothing goes on.
+# must TITLE NAME COMMAND...: a step of the installation. Ends the script if it fails.
 must() {
   local title="$1" log="$LOGS/install-$2.log"
   shift 2
   step "$title" "$log" "$@" && return
   tail -n 15 "$log" >&2
-  fail "$title failed; the whole output is in $log"
+  fail "$title failed; see $log for the full output"
 }
 
 # ------------------------------------------------------------------------------------------ tools
 
-# The npm packages of the lock file, and with them Node 24, which the functions run on.
+# Installs the npm packages of the lock file. One of them is Node 24, which runs the functions.
 need_npm_packages() {
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     fail 'Node.js 20 or newer with npm is needed: https://nodejs.org'
   fi
   node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
-    fail "Node.js 20 or newer is needed, and this is $(node --version): https://nodejs.org"
-  # npm writes this file when it is done.
+    fail "Node.js 20 or newer is needed, but this is $(node --version): https://nodejs.org"
+  # npm writes this file last.
   local installed=node_modules/.package-lock.json
   if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
     must 'Installing the npm packages' npm npm ci --no-audit --no-fund
   fi
   case "$(node_modules/.bin/node --version 2>/dev/null)" in
     v24.*) ;;
-    *) fail "The npm package 'node' did not bring Node 24; remove node_modules and run this again" ;;
+    *) fail "The npm package 'node' did not install Node 24; delete node_modules and run this again" ;;
   esac
 }
 
@@ -112,8 +112,9 @@ programs_of() {
   if [ -d ".tools/$1/Scripts" ]; then printf '%s' "$ROOT/.tools/$1/Scripts"; else printf '%s' "$ROOT/.tools/$1/bin"; fi
 }
 
-# need_venv NAME TITLE: .tools/NAME holds what scripts/local/requirements-NAME.txt pins. Made anew when
-# the pins change, when it was not finished, when its Python is gone, and in a checkout that moved.
+# need_venv NAME TITLE: a virtual environment in .tools/NAME with the packages pinned in
+# scripts/local/requirements-NAME.txt. Recreated if the pins have changed, if it is incomplete, if its
+# Python is gone, or if the checkout was moved.
 need_venv() {
   local name="$1" title="$2" pins="scripts/local/requirements-$1.txt" stamp=".tools/$1/installed.txt" wanted
   wanted="$ROOT
@@ -130,7 +131,7 @@ make_venv() {
     "$(programs_of "$1")/python" -m pip install --disable-pip-version-check --no-input -r "$2"
 }
 
-# The SAM CLI on PATH if it is recent enough, or else our own, then first on PATH.
+# Uses the SAM CLI on PATH if it is recent enough. Otherwise installs one and puts it first on PATH.
 need_sam() {
   local version major minor
   version="$(SAM_CLI_TELEMETRY=0 sam --version 2>/dev/null | sed -n 's/^SAM CLI, version \([0-9.]*\).*/\1/p')" || version=''

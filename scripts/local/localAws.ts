@@ -1,6 +1,6 @@
 /**
- * The local AWS: ministack on loopback, and the real SAM CLI against it. `scripts/local/install.sh` installs
- * what this needs; nothing here asks for an AWS account, and none that the shell knows is touched.
+ * Runs the local AWS (ministack, on loopback) and the real SAM CLI against it. `scripts/local/install.sh`
+ * installs both. Needs no AWS account, and ignores credentials that are set in the shell.
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,32 +12,32 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
 
 export interface LocalAws {
-  /** `http://127.0.0.1:<port>`, for every AWS service. */
+  /** `http://127.0.0.1:<port>`, the endpoint of every AWS service. */
   readonly endpoint: string;
   readonly port: number;
   /** The environment for child processes: Node 24 and sam on PATH, the endpoint, credentials, region. */
   readonly env: Readonly<Record<string, string>>;
   /** The emulator's process, whose children are the functions' processes. */
   readonly pid: number;
-  /** What the emulator writes. */
+  /** The emulator's output, with the functions' logs. */
   readonly logFile: string;
-  /** Rejects when the emulator has ended. */
+  /** Rejects when the emulator ends. */
   readonly ended: Promise<never>;
-  /** Ends the emulator, the functions that it runs, and commands that are still running. Never throws. */
+  /** Stops the emulator, its functions, and commands that are still running. Never throws. */
   stop(): Promise<void>;
 }
 
 export interface Stack {
   readonly stackName: string;
-  /** `http://<apiId>.execute-api.localhost:<port>/Prod`; curl resolves such names itself, Node does not. */
+  /** `http://<apiId>.execute-api.localhost:<port>/Prod`; curl resolves such names, Node does not. */
   readonly baseUrl: string;
   readonly outputs: Readonly<Record<string, string>>;
 }
 
 export interface StartOptions {
-  /** Default: a free one. */
+  /** Default: any free port. */
   readonly port?: number;
-  /** More environment for the emulator. */
+  /** Additional environment variables of the emulator. */
   readonly env?: Readonly<Record<string, string>>;
   readonly logFile?: string;
 }
@@ -48,18 +48,18 @@ const START_LIMIT_MS = 60_000;
 const STOP_LIMIT_MS = 5_000;
 const SHOWN_LINES = 30;
 
-/** The commands that are running, by the port of their emulator. */
+/** Running commands, by the port of their emulator. */
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
- * Starts the local AWS. It ends with {@link LocalAws.stop}, and with this process, however that ends.
+ * Starts the local AWS. It is stopped by {@link LocalAws.stop}, or when this process ends, even if that is killed.
  *
- * @throws Error when the port is in use, or when the emulator is not there or does not come up
+ * @throws Error if the port is in use, or if the emulator is not installed or does not start
  */
 export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
-  // Deleted with everything that SAM and the emulator leave in it.
+  // For all temporary files of SAM and the emulator. Deleted at the end.
   const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
   const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
   const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
@@ -69,9 +69,9 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   const python = join(root, '.tools', 'ministack', isWindows ? 'Scripts/python.exe' : 'bin/python');
   const emulator = spawn(python, [join(root, 'scripts', 'local', 'emulator.py'), String(port)], {
     cwd: root,
-    // Without AWS_ENDPOINT_URL, which is for the emulator's clients.
+    // Without AWS_ENDPOINT_URL, which is meant for the emulator's clients.
     env: {
-      // Lambda's own delays: a retry comes when the lease of a crashed attempt has expired.
+      // As on AWS. By then, the lease of a crashed attempt has expired.
       LAMBDA_ASYNC_RETRY_BASE_SECONDS: '60',
       LAMBDA_ASYNC_RETRY_MAX_SECONDS: '120',
       ...withoutAws(env),
@@ -83,7 +83,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
       ...options.env,
     },
     stdio: ['pipe', log, log],
-    // A process group of its own, so that Ctrl-C reaches it through stop() only.
+    // In its own process group, so that Ctrl-C does not reach it before stop() is called.
     detached: !isWindows,
   });
   closeSync(log);
@@ -99,7 +99,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   const ended = exited.then((reason): never => {
     throw new Error(
       reason instanceof Error
-        ? `The local AWS cannot be started; run 'bash scripts/local.sh' once, which installs it (${reason.message})`
+        ? `The local AWS could not be started (${reason.message}). 'bash scripts/local.sh' installs it.`
         : `The local AWS has ended:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
     );
   });
@@ -114,19 +114,19 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
 }
 
 /**
- * `sam build`. Paths in a template of another folder are read from the project's root.
+ * Runs `sam build`. Paths in the template are relative to the project's root, wherever the template is.
  *
  * @throws Error with the last lines of sam's output
  */
 export async function build(aws: LocalAws, options: { template?: string; buildDir?: string } = {}): Promise<void> {
   const template = options.template === undefined ? [] : ['--template-file', resolve(options.template)];
-  // SAM's cache knows only one set of functions.
+  // SAM's cache holds only one set of functions.
   const buildDir = options.buildDir === undefined ? [] : ['--build-dir', resolve(options.buildDir), '--no-cached'];
   await sam(aws, ['build', '--base-dir', root, ...template, ...buildDir]);
 }
 
 /**
- * `sam deploy` of what {@link build} made.
+ * Runs `sam deploy` with the output of {@link build}.
  *
  * @throws Error with the last lines of sam's output
  */
@@ -158,26 +158,26 @@ async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<strin
   return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
 }
 
-/** The type errors of `src/`, as tsc prints them; empty if there are none. */
+/** The type errors in `src/`, as printed by tsc; an empty string if there are none. */
 export async function typeErrors(aws: LocalAws): Promise<string> {
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
   const { code, output } = await run(aws, process.execPath, [tsc, '-p', join(root, 'src'), '--pretty', 'false']);
   return code === 0 ? '' : lastLines(output);
 }
 
-/** Runs sam with the project's samconfig.toml, wherever the template is. */
+/** Runs sam with the project's samconfig.toml. */
 async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
   const { code, output } = await run(aws, 'sam', [...args, '--config-file', join(root, 'samconfig.toml')]);
   if (code !== 0) throw new Error(`sam ${args[0]} failed:\n${lastLines(output)}`);
 }
 
 /**
- * Kills its process group when file descriptor 3 is closed: a pipe that only the Node process holds. So the
- * command ends with that process, even if that is killed.
+ * Kills its process group when file descriptor 3 is closed, a pipe whose other end only this Node process holds.
+ * The command therefore ends with this process, even if this process is killed.
  */
 const GUARD = '(cat <&3; kill -s KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-';
 
-/** Runs a command that ends with {@link LocalAws.stop}, and with this process, however that ends. */
+/** Runs a command. It is stopped by {@link LocalAws.stop}, or when this process ends, even if that is killed. */
 async function run(aws: LocalAws, command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
   const options: SpawnOptions = { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] };
   const child = isWindows
@@ -200,7 +200,7 @@ async function run(aws: LocalAws, command: string, args: readonly string[]): Pro
   }
 }
 
-/** This process's environment, turned to the local AWS and to nothing else. */
+/** This process's environment, with the settings for the local AWS instead of those for AWS. */
 function environment(endpoint: string): Record<string, string> {
   const env = withoutAws(process.env);
   const pathName = Object.keys(env).find((name) => name.toUpperCase() === 'PATH') ?? 'PATH';
@@ -208,11 +208,11 @@ function environment(endpoint: string): Record<string, string> {
   return {
     ...env,
     [pathName]: [
-      // The functions' own Node version, and esbuild for sam.
+      // The Node version of the functions, and esbuild for sam.
       join(root, 'node_modules', 'node', 'bin'),
       join(root, 'node_modules', '.bin'),
       env[pathName] ?? '',
-      // Last: a sam that is there is used, unless scripts/local/install.sh found it too old and put this first.
+      // Last, because an installed sam is used unless it is too old. Then install.sh has put this first.
       join(root, '.tools', 'sam', isWindows ? 'Scripts' : 'bin'),
     ].join(delimiter),
     AWS_ENDPOINT_URL: endpoint,
@@ -224,14 +224,14 @@ function environment(endpoint: string): Record<string, string> {
     AWS_SHARED_CREDENTIALS_FILE: join(root, '.tools', 'no-aws-credentials'),
     AWS_EC2_METADATA_DISABLED: 'true',
     SAM_CLI_TELEMETRY: '0',
-    // Seconds between two looks at a stack; 5 is sam's way with the real AWS.
+    // Seconds between two checks of the stack's status. The default is 5.
     SAM_CLI_POLL_DELAY: '0.2',
     NO_PROXY: noProxy,
     no_proxy: noProxy,
   };
 }
 
-/** Without what the shell says of a real account. */
+/** The variables that are not settings for AWS. */
 function withoutAws(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
   const kept: Record<string, string> = {};
   for (const [name, value] of Object.entries(env)) {
@@ -240,7 +240,7 @@ function withoutAws(env: Readonly<Record<string, string | undefined>>): Record<s
   return kept;
 }
 
-/** The port asked for, if it is free, or any free one. */
+/** Returns the given port if it is free; without one, any free port. */
 async function freePort(port = 0): Promise<number> {
   const server = createServer();
   server.listen(port, '127.0.0.1');
@@ -248,7 +248,7 @@ async function freePort(port = 0): Promise<number> {
     await once(server, 'listening');
   } catch (error) {
     const isInUse = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE';
-    const reason = isInUse ? 'is in use' : 'may not be used';
+    const reason = isInUse ? 'is in use' : 'cannot be used';
     throw new Error(`Port ${port} ${reason}; choose another (scripts/local.sh --port PORT)`, { cause: error });
   }
   const address = server.address();
@@ -272,7 +272,7 @@ async function isHealthy(endpoint: string, logFile: string): Promise<void> {
   );
 }
 
-/** Kills what is left of a process and its group, and waits until nothing is. */
+/** Kills what is left of a process's group, and waits until it is gone. */
 async function killGroup(child: ChildProcess): Promise<void> {
   const { pid } = child;
   if (isWindows) child.kill();

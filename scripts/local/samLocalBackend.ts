@@ -1,5 +1,5 @@
-// What the functions call when `sam local` runs them: a DynamoDB in memory, with the jobs table and one PENDING
-// job in it (that of events/worker.json and events/get-job.json), and Lambda's event queue for the worker.
+// The backend of the functions when `sam local` runs them: an in-memory DynamoDB, with the jobs table and one
+// PENDING job (the one in events/worker.json and events/get-job.json), and Lambda's event queue for the worker.
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
@@ -10,7 +10,7 @@ import { JobRepository } from '../../src/jobRepository.ts';
 import { backendServer } from './backendServer.ts';
 import { TABLE } from './tableShape.ts';
 
-/** What `!Ref JobsTable` in template.yaml is to `sam local`. */
+/** `sam local` resolves `!Ref JobsTable` in template.yaml to the logical id. */
 const TABLE_NAME = 'JobsTable';
 const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
 /** The default address of `sam local start-lambda`. */
@@ -24,7 +24,7 @@ async function main(): Promise<void> {
     },
   });
   await listen(options.host, options.port);
-  // 0.0.0.0 means every address to listen on. A client on Windows cannot connect to it.
+  // 0.0.0.0 means all addresses to a server, but on Windows a client cannot connect to it.
   await fill(`http://${options.host === '0.0.0.0' ? '127.0.0.1' : options.host}:${options.port}`);
   console.log('Ctrl-C stops it and deletes everything in it.');
 }
@@ -36,13 +36,13 @@ async function listen(host: string, port: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EADDRINUSE')) throw error;
     throw new Error(
-      `Port ${port} of ${host} is in use. Stop what listens there, or choose another port: npm run sam-local-backend -- --port 8001, and the same in events/local-env.json.`,
+      `Port ${port} of ${host} is in use. Stop the process that listens there, or choose another port: npm run sam-local-backend -- --port 8001, and the same in events/local-env.json.`,
     );
   }
   console.log(`DynamoDB and the worker's event queue listen on http://${host}:${port}`);
 }
 
-/** Creates the table as template.yaml has it, and stores the sample job as a POST does. */
+/** Creates the table as in template.yaml, and stores the sample job as a POST does. */
 async function fill(endpoint: string): Promise<void> {
   const client = new DynamoDBClient({
     endpoint,

@@ -15,7 +15,7 @@ export async function submit(baseUrl: string, text: string): Promise<string> {
   return new URL(response.location ?? '', baseUrl).href;
 }
 
-/** Shows each status of a job, then the job. Throws an Error unless it ends as DONE within {@link LIMIT_MS}. */
+/** Prints each status of a job, then the job. Throws an Error unless it ends as DONE within {@link LIMIT_MS}. */
 export async function follow(jobUrl: string): Promise<void> {
   console.log(`GET ${jobUrl}`);
   const started = Date.now();
@@ -34,7 +34,7 @@ export async function follow(jobUrl: string): Promise<void> {
   throw new Error(`The job has not ended within ${LIMIT_MS / 1000} s`);
 }
 
-/** Calls the API. Node's resolver does not know `*.localhost`, so the name goes into the Host header only. */
+/** Calls the API. Node does not resolve `*.localhost`, so the name is only sent as the Host header. */
 async function send(method: string, url: string, body?: string) {
   const { host, port, pathname } = new URL(url);
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();

@@ -1,4 +1,4 @@
-/** What `scripts/local.sh` does once everything is installed; see there. */
+/** The part of `scripts/local.sh` that runs after the installation. */
 import { randomUUID } from 'node:crypto';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -14,7 +14,7 @@ let aws: LocalAws | undefined;
 let isServing = false;
 let isStopping = false;
 
-// A second signal finds no handler, and ends this process at once. The local AWS ends with it.
+// A second signal has no handler and ends this process at once, and the local AWS with it.
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
@@ -38,7 +38,7 @@ try {
 
 async function main(): Promise<void> {
   const { port, once, text } = readArguments();
-  // From before the build, so that no change is missed.
+  // Starts before the build, so that no change is missed.
   const changes = once ? undefined : watchSources(resolve(import.meta.dirname, '..', '..'));
   const local = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
   aws = local;
@@ -88,17 +88,17 @@ async function deployChanges(local: LocalAws, changes: AsyncIterable<string>): P
   for await (const file of changes) await redeploy(local, file);
 }
 
-/** Deploys what has changed. If that fails, the version deployed before stays. */
+/** Deploys a change. If that fails, the previous version keeps running. */
 async function redeploy(local: LocalAws, file: string): Promise<void> {
   const started = Date.now();
   console.log(`\n${file} has changed`);
   const failure = await buildAndDeploy(local).then(() => undefined, messageOf);
   if (isStopping) return;
   if (failure === undefined) console.log(`Deployed after ${seconds(started)} s, at the same URL`);
-  else console.error(`Error: ${failure}\nNot deployed: the version before this change is still served.`);
+  else console.error(`Error: ${failure}\nNot deployed: the previous version is still served.`);
 }
 
-/** Says what is being done, and how long it took. */
+/** Prints the title of a step, and how long the step took. */
 async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
   process.stdout.write(`${title} ... `);
   const started = Date.now();

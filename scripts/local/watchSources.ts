@@ -2,12 +2,12 @@ import { watch } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** An editor saves in several steps, which count as one change. */
+/** Editors save in several steps. Steps within this time count as one change. */
 const SETTLE_MS = 100;
 
 /**
- * Watches what is deployed: template.yaml and everything in src/, except hidden files, which editors use for
- * themselves. Yields the path of a changed file. Changes that come while the caller is busy are yielded as one.
+ * Watches what is deployed: template.yaml and everything in src/, except hidden files, which are editors'
+ * temporary files. Yields the path of a changed file. Several changes while the caller is busy are yielded as one.
  */
 export function watchSources(root: string): AsyncGenerator<string> {
   let changed = Promise.withResolvers<string>();
@@ -18,7 +18,7 @@ export function watchSources(root: string): AsyncGenerator<string> {
     });
   let srcWatcher = watchSrc();
 
-  // The folder, because a watch of the file ends when an editor replaces the file.
+  // Watches the folder, because a watch of the file ends when an editor replaces the file.
   watch(root, (_event, file) => {
     if (file === 'template.yaml') changed.resolve(file);
   });
@@ -28,7 +28,7 @@ export function watchSources(root: string): AsyncGenerator<string> {
       const file = await changed.promise;
       await sleep(SETTLE_MS);
       changed = Promise.withResolvers();
-      // On Linux, a recursive watch loses each file that is replaced. A new watch finds it.
+      // On Linux, a recursive watch no longer sees a file that was replaced. A new watch does.
       if (process.platform === 'linux') {
         srcWatcher.close();
         srcWatcher = watchSrc();

@@ -164,7 +164,7 @@ describe('before anything is deployed', () => {
     const { code, stderr } = await bash(script('deploy.sh'), withStubs());
 
     expect(code).toBe(1);
-    expect(stderr).toBe('Error: AWS_ACCESS_KEY_ID in .env still has the placeholder of example.env\n');
+    expect(stderr).toBe('Error: AWS_PROFILE in .env still has the placeholder of example.env\n');
   });
 
   test.each([
