@@ -75,7 +75,7 @@ await run(async () => {
     }
   } finally {
     await release(queueUrl, [...left]);
-    console.log(`${events.length} failed events, ${left.size} left in the queue`);
+    console.log(`Failed events: ${events.length}, left in the queue: ${left.size}`);
   }
   if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles ${MAX_EVENTS}`);
   await warnOfHiddenEvents(queueUrl);

@@ -567,7 +567,7 @@ describe('on the local AWS', () => {
       [unknown]: 'job not found',
       'no job id': 'never sent: delete it by hand',
     });
-    expect(listed.stdout).toMatch(/^7 failed events, 7 left in the queue$/m);
+    expect(listed.stdout).toMatch(/^Failed events: 7, left in the queue: 7$/m);
     expect(outcomesOf(sent)).toEqual({
       [jobId]: 'job already ended (DONE), deleted',
       [pending]: 'sent',
@@ -577,7 +577,7 @@ describe('on the local AWS', () => {
       [unknown]: 'job not found, deleted',
       'no job id': 'never sent: delete it by hand',
     });
-    expect(sent.stdout).toMatch(/^7 failed events, 2 left in the queue$/m);
+    expect(sent.stdout).toMatch(/^Failed events: 7, left in the queue: 2$/m);
     expect(Object.keys(outcomesOf(after)).sort()).toEqual([spoiled, 'no job id'].sort());
     expect(await run(script('poll.sh', baseUrl, pending))).toMatchObject({ code: 0 });
   });
