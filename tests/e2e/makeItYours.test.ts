@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { json } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
@@ -15,6 +15,7 @@ jest.setTimeout(180_000);
 
 const root = resolve(import.meta.dirname, '..', '..');
 const page = readFileSync(join(root, 'docs', 'make-it-yours.md'), 'utf8');
+const NOT_COPIED = new Set(['.aws-sam', '.env', '.git', '.tools', 'coverage', 'node_modules']);
 const ORIGIN = 'https://www.example.com';
 const JOB_LIMIT_MS = 60_000;
 
@@ -40,19 +41,7 @@ async function apply(diff: string): Promise<void> {
 
 beforeAll(() => {
   copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
-  for (const part of ['src', 'tests', 'scripts', 'events', 'docs', '.github', 'package.json', 'tsconfig.json']) {
-    cpSync(join(root, part), join(copy, part), { recursive: true });
-  }
-  for (const file of [
-    'template.yaml',
-    'openapi.yaml',
-    'README.md',
-    'jest.config.js',
-    'samconfig.toml',
-    'example.env',
-  ]) {
-    cpSync(join(root, file), join(copy, file));
-  }
+  cpSync(root, copy, { recursive: true, filter: (source) => !NOT_COPIED.has(relative(root, source)) });
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'), 'junction');
 });
 
