@@ -1,10 +1,11 @@
 /** Deploys the application to a local AWS and runs schemathesis against it. Run by fuzz.sh. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { build, deploy, startLocalAws } from './localAws.ts';
 
 const MAX_SECONDS = 60;
+const root = resolve(import.meta.dirname, '..', '..');
 /** Requests per second, more than schemathesis sends. */
 const UNLIMITED = '10000';
 
@@ -21,10 +22,11 @@ try {
     'schemathesis',
     [
       ...['--config-file', join(import.meta.dirname, 'schemathesis.toml')],
-      ...['run', 'openapi.yaml', '--url', url, '--phases', 'examples,coverage,fuzzing,stateful'],
+      ...['run', join(root, 'openapi.yaml'), '--url', url, '--phases', 'examples,coverage,fuzzing,stateful'],
       ...['--max-time', String(MAX_SECONDS), ...process.argv.slice(2)],
     ],
-    { stdio: 'inherit' },
+    // In .tools, for the examples that it stores.
+    { cwd: join(root, '.tools'), stdio: 'inherit' },
   );
   const [code] = await once(schemathesis, 'close');
   process.exitCode = Number(code ?? 1);
