@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 set -euo pipefail
 usage='Usage: bash scripts/crash.sh BASE_URL [CRASHES]
-Submits a job to the local AWS, kills the process of its worker in the first CRASHES attempts (default
-1), and follows the job. BASE_URL is the one that local.sh prints. For Linux and macOS.
+Submits a job to the local AWS, kills its worker process in each of the first CRASHES attempts (default
+1), and follows the job. BASE_URL is the URL that local.sh prints. For Linux and macOS.
 Lambda starts the next attempt after about 1 minute, and after a second crash about 2 minutes later.'
 case ${1:-} in
   -h | --help) printf '%s\n' "$usage" && exit ;;
@@ -20,7 +20,7 @@ workers() {
     END { for (pid in parent) if (parent[pid] == emulator) print pid }'
 }
 
-# A process without a job would be taken for the first attempt.
+# A worker process without a job would be mistaken for the first attempt.
 workers | xargs kill -KILL 2>/dev/null || true
 job=$(curl -sS "$1/jobs" -H 'Content-Type: application/json' -d '{"text": "A good job survives a crash"}' |
   sed -n 's/.*"jobId":"\([0-9a-f-]*\)".*/\1/p')
@@ -28,7 +28,7 @@ job=$(curl -sS "$1/jobs" -H 'Content-Type: application/json' -d '{"text": "A goo
 
 for ((crash = 1; crash <= ${2:-1}; crash++)); do
   until pid=$(workers) && [ -n "$pid" ]; do sleep 0.2; done
-  sleep 1 # The attempt has claimed the job by then.
+  sleep 1 # By then, the attempt has claimed the job.
   kill -KILL "$pid" && echo "        killed attempt $crash"
 done &
 bash "$(dirname "${BASH_SOURCE[0]}")/poll.sh" "$1" "$job" 600

@@ -12,7 +12,7 @@ command that submits a job. Stack name, region and credentials come from .env (s
 prepare sam node npm
 
 echo 'Checking types ...'
-node_modules/.bin/tsc -p src || fail 'the types in src/ are wrong: nothing was deployed'
+node_modules/.bin/tsc -p src || fail 'src/ has type errors: nothing was deployed'
 
 echo 'Building ...'
 sam build || fail 'sam build failed: nothing was deployed'

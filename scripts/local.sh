@@ -2,14 +2,14 @@
 set -euo pipefail
 usage="Usage: bash scripts/local.sh [--once] [--text TEXT] [--port PORT]
 Runs the application on this machine: installs what is missing, deploys to a local AWS, runs one job, and
-serves until Ctrl-C. While it serves, each change in src/ or template.yaml is built and deployed.
-  --once       end after the job, with exit code 0 if it is DONE
+serves the API until Ctrl-C. Each change in src/ or template.yaml is then built and deployed.
+  --once       exit after the job, with exit code 0 if it is DONE
   --text TEXT  the text of the job
   --port PORT  the port of the local AWS (also PORT=...); default 4566"
 # shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 
-# Before anything is installed.
+# Runs before anything is installed.
 check_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in

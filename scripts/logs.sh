@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/aws/env.sh
 
 usage 'Usage: bash scripts/logs.sh JOB_ID
-Prints what the three functions logged about a job, in order of time, with the errors and their
+Prints what the three functions logged about a job in chronological order, with the errors and their
 causes. Stack name, region and credentials come from .env (see example.env).' "$@"
 
 prepare node npm

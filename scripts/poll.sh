@@ -77,7 +77,7 @@ JS
 last=''
 while :; do
   left=$((limit - SECONDS))
-  [ "$left" -gt 0 ] || stop 4 "the job has not ended within $limit s (status: ${last:-unknown}): $job_url"
+  [ "$left" -gt 0 ] || stop 4 "the job did not end within $limit s (status: ${last:-unknown}): $job_url"
   code=$(curl --silent --show-error --globoff --max-time "$((left < 30 ? left : 30))" \
     --output "$response/body" --dump-header "$response/headers" --write-out '%{http_code}' "$job_url") ||
     stop 3 "no response from $job_url"

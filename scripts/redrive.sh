@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/aws/env.sh
 
 usage 'Usage: bash scripts/redrive.sh [--send]
-Lists the failed events: those that Lambda gave up on. With --send, starts their jobs again and
+Lists the failed events, which are those that Lambda gave up on. With --send, starts their jobs again and
 deletes the events from the queue. Jobs that have ended, or do not exist, are not started.
 Stack name, region and credentials come from .env (see example.env).' "$@"
 

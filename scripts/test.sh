@@ -20,7 +20,7 @@ esac
 passed=0
 failed=0
 
-# check TITLE NAME COMMAND...: counts as one test.
+# check TITLE NAME COMMAND...: runs the command and counts it as one test.
 check() {
   local title="$1" log="$LOGS/test-$2.log"
   shift 2
@@ -32,7 +32,7 @@ check() {
   fi
 }
 
-# jest_tests TITLE NAME COMMAND...: counts each test, and a file that cannot be run as one failure.
+# jest_tests TITLE NAME COMMAND...: runs Jest. Counts each test, and each file that cannot be run as one failure.
 jest_tests() {
   local title="$1" log="$LOGS/test-$2.log" report="$LOGS/test-$2.json" code=0 counts
   shift 2
@@ -42,7 +42,7 @@ jest_tests() {
     const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
     console.log(report.numPassedTests, report.numFailedTests + report.numRuntimeErrorTestSuites);
   ' "$report" 2>/dev/null)" || counts='0 0'
-  # Failures outside of tests, for example of jest itself, count too.
+  # Failures outside of tests, for example in Jest itself, count too.
   if [ "$code" -ne 0 ] && [ "${counts#* }" -eq 0 ]; then counts="${counts% *} 1"; fi
   passed=$((passed + ${counts% *}))
   failed=$((failed + ${counts#* }))
@@ -55,7 +55,7 @@ need_sam
 need_local_aws
 need_venv shellcheck 'shellcheck'
 need_venv checkov 'checkov'
-# Node 24 and the npm packages' programs first.
+# Node 24 and the programs of the npm packages come first.
 PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$(programs_of checkov):$PATH"
 # sam validate needs a region, but no account.
 export PATH AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 REDOCLY_TELEMETRY=off

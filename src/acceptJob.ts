@@ -5,7 +5,7 @@ import { count, logger } from './telemetry.ts';
 /** The result of a POST. */
 export type Acceptance =
   | { readonly kind: 'accepted'; readonly status: Job['status'] }
-  /** The idempotency key was already used with another text. */
+  /** The idempotency key was already used with a different text. */
   | { readonly kind: 'otherText' }
   /** DynamoDB or Lambda failed. With an idempotency key the job may exist; a repeated POST then starts it. */
   | { readonly kind: 'notStored' | 'notStarted'; readonly cause: unknown };

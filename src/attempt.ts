@@ -9,8 +9,8 @@ import { count, countAttempt, countEnd, logger } from './telemetry.ts';
 export const RESERVE_MS = CALL_BUDGET_MS;
 
 /**
- * A time-out is the fault of the stages if start-up, claim and reserve together took no more than
- * this, in milliseconds. Otherwise Lambda or DynamoDB was slow, and the job gets another attempt.
+ * A timeout is attributed to the stages if start-up, claim and reserved time together took no more
+ * than this, in milliseconds. Otherwise Lambda or DynamoDB was slow, and the job gets another attempt.
  */
 export const MAX_OVERHEAD_MS = 6000;
 
@@ -18,7 +18,7 @@ export const MAX_OVERHEAD_MS = 6000;
 export interface AttemptDependencies {
   readonly repository: JobRepository;
   readonly stages: readonly Stage[];
-  /** The worker's time-out in seconds, as in template.yaml. */
+  /** The worker's timeout in seconds, as in template.yaml. */
   readonly workerTimeout: number;
   /**
    * Calls `onTime` after the given time. Returns a function that cancels the timer. The timer

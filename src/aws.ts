@@ -22,7 +22,7 @@ export function documentClient(): DynamoDBDocumentClient {
 
 /**
  * Returns a function that starts the worker on a job. Lambda queues the event and returns before the
- * worker runs. The event has only the job's id, because Lambda limits its size. Throws the SDK's
+ * worker runs. The event contains only the job's id, because Lambda limits the size of events. Throws the SDK's
  * error if Lambda cannot be reached or refuses.
  */
 export function workerStarter(functionName: string): (jobId: string) => Promise<void> {

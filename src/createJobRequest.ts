@@ -12,7 +12,7 @@ export function parseText(event: APIGatewayProxyEvent): string {
   if (value !== undefined && typeof value !== 'string') throw new HttpError(400, "Field 'text' must be a string");
   const text = value?.trim() ?? '';
   if (text === '') throw new HttpError(400, "Field 'text' is required and must not be empty");
-  // UTF-8 cannot encode lone surrogates, so DynamoDB would silently store another text.
+  // UTF-8 cannot encode lone surrogates, so DynamoDB would silently store a different text.
   if (!text.isWellFormed()) throw new HttpError(400, "Field 'text' must be well-formed Unicode");
   if (sizeAsJson(text) > MAX_TEXT_BYTES) {
     throw new HttpError(413, `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes as JSON`);
@@ -38,7 +38,7 @@ const MAX_KEY_CHARACTERS = 255;
 /**
  * The idempotency key, or undefined if there is no `Idempotency-Key` header. The value is a quoted
  * string as in the IETF draft (draft-ietf-httpapi-idempotency-key-header: printable ASCII in quotes,
- * with `\"` and `\\`), or a bare one without quotes and spaces.
+ * with `\"` and `\\`), or a bare string without quotes and spaces.
  *
  * @throws HttpError 400 if it is neither, occurs twice, or does not have 1 to 255 characters
  */

@@ -26,10 +26,10 @@ export function json(status: number, body: object | string, headers: Headers = {
 }
 
 /**
- * Creates the handler for one method of a path. Errors become responses only here: an
- * {@link HttpError} has its own; any other error becomes a 500 without details, logged with its cause.
+ * Creates the handler for one method of a path. This is the only place where errors become responses. An
+ * {@link HttpError} defines its response; any other error is logged and becomes a 500 without details.
  *
- * @param headers are added to every response
+ * @param headers added to every response
  */
 export function httpHandler(
   method: string,

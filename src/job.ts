@@ -7,7 +7,7 @@
  *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or deadline passed
  *
  * Each transition is one conditional write of the job repository. If a write depends on a rule, the
- * same rule follows as a DynamoDB condition, in capitals; the repository's tests check that they agree.
+ * same rule follows as a DynamoDB condition in capitals; the repository's tests check that they agree.
  * DONE and ERROR are final. All times are Unix seconds.
  */
 
@@ -44,17 +44,17 @@ export interface Lease {
 
 /**
  * The maximum size of a text in bytes as JSON, where a control character takes six. With the sample
- * stages every job then fits a DynamoDB item of 400 KiB: the keywords are distinct words of the text,
+ * stages every job then fits in a DynamoDB item of 400 KiB: the keywords are distinct words of the text,
  * and lower case makes UTF-8 longer by half at most (U+023A, from 2 bytes to 3). Text and keywords
- * take at most 128 + 192 KiB, everything else less than 2 KiB; a GET returns at most 322 KiB. With
- * other stages it is at most 507 KiB: 21 KiB of control characters and a result that fills the item.
+ * take at most 128 + 192 KiB, and everything else less than 2 KiB. A GET then returns at most 322 KiB,
+ * or with other stages 507 KiB: 21 KiB of control characters and a result that fills the item.
  */
 export const MAX_TEXT_BYTES = 128 * 1024;
 
 /** The size of a text in bytes as JSON, without the quotes. */
 export const sizeAsJson = (text: string): number => Buffer.byteLength(JSON.stringify(text)) - 2;
 
-/** Whether a job with this text and result fits a DynamoDB item; its names and other values take less than 1 KiB. */
+/** Whether a job with this text and result fits in a DynamoDB item. Everything else takes less than 1 KiB. */
 export const fitsItem = (text: string, result: string): boolean =>
   Buffer.byteLength(text) + Buffer.byteLength(result) <= 399 * 1024;
 
@@ -65,7 +65,7 @@ const RETENTION_SECONDS = 7 * 24 * 60 * 60;
 export const MAX_ATTEMPTS = 3;
 
 /**
- * Lambda kills an invocation at its time-out, by the clock of its machine. A lease lasts this much
+ * Lambda kills an invocation at its timeout, by the clock of its machine. A lease lasts this much
  * longer, so a worker whose clock is ahead cannot start a stage while the first worker may still be
  * running one. AWS keeps clocks within milliseconds. Nothing else relies on clocks: a wrong clock can
  * change when a job ends, but never an end that is stored.

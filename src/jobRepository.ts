@@ -50,7 +50,7 @@ export class JobRepository {
   }
 
   /**
-   * Stores a new job. Returns false if the id exists already, from an earlier POST with the same
+   * Stores a new job. Returns false if the id already exists, from an earlier POST with the same
    * idempotency key or from the first try of this write.
    */
   create(job: Job): Promise<boolean> {
@@ -75,7 +75,7 @@ export class JobRepository {
   }
 
   /**
-   * Reads a job, strongly consistent. Returns undefined if it is unknown or expired at `now`.
+   * Reads a job with strong consistency. Returns undefined if it is unknown or expired at `now`.
    *
    * If the job has lapsed, its end is stored first and the job is read again. A lapse is then as final
    * as any other end: it is the same for every reader, and a late write by a worker fails.
@@ -147,7 +147,7 @@ export class JobRepository {
   }
 
   /**
-   * Ends the job if this lease still holds it. A retry stores the same end again. Returns false if the
+   * Ends the job if it still has this lease. A retry stores the same end again. Returns false if the
    * job has another lease or another end.
    */
   end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {

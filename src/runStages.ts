@@ -25,7 +25,7 @@ export async function runStages(
     const { name } = stage;
     const started = clock();
     running.add(name);
-    // Called as a method, because a stage may be a class; in an async function, because it may throw at once.
+    // As a method, because a stage may be a class instance; in an async function, because it may throw synchronously.
     const work = (async () => stage.run(text, { jobId, results, signal }))().finally(() => running.delete(name));
     try {
       const json = toJson(await raceWithAbort(work, signal));

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Stage } from './stages.ts';
 
-/** Waits for so many milliseconds instead of doing real work; rejects when `signal` aborts. */
+/** Waits for this many milliseconds instead of doing real work; rejects when `signal` aborts. */
 type Pause = (milliseconds: number, signal: AbortSignal) => Promise<unknown>;
 
 const POSITIVE = new Set(['great', 'good', 'excellent', 'amazing', 'love', 'best', 'happy']);
@@ -12,7 +12,7 @@ const realPause: Pause = (milliseconds, signal) => sleep(milliseconds, undefined
 const PREVIEW_CODE_POINTS = 80;
 const MAX_KEYWORDS = 5;
 
-/** The words of a text, split at white space. */
+/** The words of a text, split at whitespace. */
 const wordsOf = (text: string): string[] => text.split(/\s+/u).filter((word) => word !== '');
 
 /** Simulates OCR, in about 2 s. Characters are Unicode code points. */
@@ -27,7 +27,7 @@ export const ocr = (pause = realPause): Stage => ({
   },
 });
 
-/** Simulates ML inference, in about 2 s: the sentiment of the text by its words. */
+/** Simulates ML inference, in about 2 s: derives the sentiment of the text from its words. */
 export const mlInference = (pause = realPause): Stage => ({
   name: 'mlInference',
   async run(text, { signal }) {

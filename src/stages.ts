@@ -5,7 +5,7 @@
  */
 import { mlInference, ocr, search } from './sampleStages.ts';
 
-/** They run in this order, each with the results of the earlier ones. Names are unique. */
+/** Stages run in this order, and each gets the results of the earlier ones. Names must be unique. */
 export const stages: readonly Stage[] = [ocr(), mlInference(), search()];
 
 /** One step of a job. */
@@ -20,9 +20,9 @@ export interface Stage {
    * effects idempotent, with `jobId` as the key.
    *
    * Await everything that you start. If this promise has not settled soon after `signal` aborts, the
-   * process is ended. Work that you do not await cannot be seen, and may run on during another job.
+   * process exits. Work that you do not await cannot be detected and may keep running during another job.
    *
-   * An error ends the job as ERROR, without another try. The client gets the message of a StageError
+   * An error ends the job as ERROR, without a retry. The client gets the message of a StageError
    * (stageError.ts). For any other error it gets `Stage '<name>' failed`; the log has the error.
    */
   run(text: string, context: StageContext): Promise<object>;
@@ -33,6 +33,6 @@ export interface StageContext {
   readonly jobId: string;
   /** The results of the earlier stages by stage name, parsed from their JSON. */
   readonly results: { readonly [stageName: string]: { readonly [key: string]: unknown } };
-  /** Aborts when the worker's time is nearly used up. Pass it to everything that the stage waits for. */
+  /** Aborts shortly before the worker's timeout. Pass it to everything that the stage waits for. */
   readonly signal: AbortSignal;
 }

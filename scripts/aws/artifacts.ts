@@ -49,7 +49,7 @@ export async function deleteVersions(bucket: string, versions: readonly ObjectId
   }
 }
 
-/** Returns the first folders and files of the bucket, except the folder `own`, also those with delete markers only. */
+/** Returns the first folders and files of the bucket, except `own`, including those that have only delete markers. */
 export async function foldersOfOthers(bucket: string, own: string): Promise<string[]> {
   const page = await s3
     .send(new ListObjectVersionsCommand({ Bucket: bucket, Delimiter: '/' }))

@@ -3,7 +3,7 @@
 # Works with bash 3.2 and later.
 
 # Roles are named STACK_NAME-CreateJobRole-XXXXXXXXXXXXX by CloudFormation, which shortens STACK_NAME
-# if that has more than 64 characters. The deployer may only create roles STACK_NAME-*.
+# if the role name would exceed 64 characters. The deployer may only create roles STACK_NAME-*.
 MAX_STACK_NAME_LENGTH=36
 
 # fail MESSAGE: prints the message and ends the script.
@@ -86,7 +86,7 @@ load_env() {
         ;;
     esac
     case $name in
-      # No others: the file must not be able to change PATH.
+      # Other names are ignored: the file must not be able to change PATH.
       AWS_* | SAM_CLI_* | STACK_NAME) ;;
       *)
         printf 'Note: %s in line %s of %s is not used\n' "$name" "$number" "$file" >&2
@@ -138,7 +138,7 @@ require_variables() {
   [[ $STACK_NAME =~ ^[A-Za-z][A-Za-z0-9-]*$ ]] ||
     fail "STACK_NAME in $file must consist of letters, digits and hyphens, and begin with a letter"
   [ "${#STACK_NAME}" -le "$MAX_STACK_NAME_LENGTH" ] ||
-    fail "STACK_NAME in $file must have at most $MAX_STACK_NAME_LENGTH characters, and has ${#STACK_NAME}"
+    fail "STACK_NAME in $file must have at most $MAX_STACK_NAME_LENGTH characters, but has ${#STACK_NAME}"
   # The AWS SDK for JavaScript reads only this name.
   export AWS_REGION=$AWS_DEFAULT_REGION
 }
@@ -148,7 +148,7 @@ uses_local_aws() {
   [[ ${AWS_ENDPOINT_URL:-} =~ ^https?://(127\.0\.0\.1|localhost)(:[0-9]+)?/?$ ]]
 }
 
-# Sets what scripts/local.sh deploys with. The shell's own credentials are not sent to a local AWS.
+# Sets the same values that scripts/local.sh uses. The shell's own credentials are not sent to a local AWS.
 load_local_env() {
   unset AWS_PROFILE AWS_SESSION_TOKEN
   export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=us-east-1

@@ -1,4 +1,4 @@
-/** What to do about errors of AWS services and of the SDK about credentials, by name without `Exception`. */
+/** What to do about credential errors of AWS services and the SDK, by error name without `Exception`. */
 const CREDENTIALS_ERRORS = new Map([
   ['InvalidClientTokenId', 'AWS refused the access key: check AWS_ACCESS_KEY_ID in .env or in the shell'],
   ['UnrecognizedClient', 'AWS refused the access key: check AWS_ACCESS_KEY_ID in .env or in the shell'],

@@ -1,8 +1,8 @@
 /**
- * Prints what the functions logged about a job, in order of time. Run by logs.sh.
+ * Prints what the functions logged about a job in chronological order. Run by logs.sh.
  *
  * The lines that name the job are read first; they have the request ids of its invocations. Lambda's
- * own lines (a time-out, a crash, the memory used) do not name the job. They are found by request id.
+ * own lines (a timeout, a crash, the memory used) do not name the job. They are found by request id.
  */
 import { CloudWatchLogsClient, paginateFilterLogEvents } from '@aws-sdk/client-cloudwatch-logs';
 import { requireEnv } from '../../src/config.ts';
@@ -11,7 +11,7 @@ import { requireStack, run } from './stack.ts';
 
 /** A job has few invocations, except GETs that fail. */
 const MAX_INVOCATIONS = 50;
-/** Lambda writes about an invocation within its time-out, 15 minutes at most, in milliseconds. */
+/** How far apart the log lines of one invocation can be, in milliseconds. A timeout is at most 15 minutes. */
 const NEIGHBOURHOOD_MS = 16 * 60 * 1000;
 
 const client = new CloudWatchLogsClient();
@@ -56,7 +56,7 @@ async function collect(
   for await (const { events = [] } of pages) {
     for (const { eventId, timestamp = 0, logStreamName: stream = '', message = '' } of events) {
       const fields = fieldsOf(message);
-      // The time in the line is more exact than the event's.
+      // The time in the line is more precise than the event's.
       const logged = Date.parse(String(fields.get('timestamp') ?? fields.get('time')));
       const time = Number.isNaN(logged) ? timestamp : logged;
       entries.set(eventId ?? `${stream} ${timestamp} ${message}`, { time, stream, message, fields });

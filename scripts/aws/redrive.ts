@@ -2,8 +2,8 @@
  * Lists the failed events (those that Lambda gave up on). With --send, starts their jobs again. Run
  * by redrive.sh.
  *
- * An event is sent first, then deleted from the queue. After a crash between the two it is sent
- * again by the next run. That does no harm: the worker's claim decides whether a job runs.
+ * An event is sent first, then deleted from the queue. If the script crashes in between, the next
+ * run sends the event again. This is harmless, because the worker's claim decides whether a job runs.
  */
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
@@ -48,7 +48,7 @@ interface Plan {
 
 const dynamodb = DynamoDBDocumentClient.from(new DynamoDBClient());
 const lambda = new LambdaClient();
-// The URL of the queue may have another host than AWS_ENDPOINT_URL.
+// The URL of the queue may have a different host than AWS_ENDPOINT_URL.
 const sqs = new SQSClient({ useQueueUrlAsEndpoint: false });
 
 await run(async () => {
@@ -77,7 +77,7 @@ await run(async () => {
     await release(queueUrl, [...left]);
     console.log(`Failed events: ${events.length}, left in the queue: ${left.size}`);
   }
-  if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles ${MAX_EVENTS}`);
+  if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles at most ${MAX_EVENTS}`);
   await warnOfHiddenEvents(queueUrl);
   return 0;
 });
@@ -103,9 +103,9 @@ async function receive(queueUrl: string): Promise<FailedEvent[]> {
   return [...events.values()];
 }
 
-/** Reads the job, without writing: an event can only start a job that an attempt may still run. */
+/** Decides by the job's phase, without changing the job. */
 async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan> {
-  if (jobId === undefined) return { action: 'keep', reason: 'never sent: delete it by hand' };
+  if (jobId === undefined) return { action: 'keep', reason: 'cannot be sent: delete it by hand' };
   const { Item } = await dynamodb.send(new GetCommand({ TableName: tableName, Key: { jobId }, ConsistentRead: true }));
   if (Item === undefined) return { action: 'delete', reason: 'job not found' };
   try {

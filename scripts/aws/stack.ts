@@ -1,5 +1,5 @@
 /**
- * Shared by the operator's scripts: the deployed stack, and how a script ends. Credentials, region
+ * Shared by the operator's scripts: finds the deployed stack, and handles errors. Credentials, region
  * and stack name come from the environment, which scripts/aws/env.sh sets.
  */
 import { CloudFormationClient, DescribeStacksCommand, type Stack } from '@aws-sdk/client-cloudformation';
@@ -16,13 +16,13 @@ export async function run(main: () => Promise<number>): Promise<void> {
   }
 }
 
-/** Returns a stack by its name or id, undefined if there is none. A deleted stack is found by its id only. */
+/** Returns a stack by its name or id, or undefined if there is none. A deleted stack is found only by its id. */
 export async function findStack(client: CloudFormationClient, nameOrId: string): Promise<Stack | undefined> {
   try {
     const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: nameOrId }));
     return stack;
   } catch (error) {
-    // CloudFormation has no error name of its own for this.
+    // CloudFormation has no specific error name for this.
     if (error instanceof Error && error.name === 'ValidationError' && error.message.includes('does not exist')) {
       return undefined;
     }

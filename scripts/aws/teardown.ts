@@ -1,7 +1,7 @@
 /**
  * Deletes what deploy.sh created: the stack, its build artifacts with all versions, and SAM's bucket
- * and stack if no other application uses them. Run by teardown.sh. A second run finishes what an
- * interrupted one has left.
+ * and stack if no other application uses them. Run by teardown.sh. Running it again
+ * finishes an interrupted run.
  *
  * `sam delete` is not used: it exits 0 if the stack does not exist, and leaves all versions in the bucket.
  */
@@ -78,7 +78,7 @@ await run(async () => {
   return 0;
 });
 
-/** The stack of this name that was deleted last, undefined if there is none. CloudFormation lists it for 90 days. */
+/** The last deleted stack with this name, or undefined if there is none. CloudFormation lists it for 90 days. */
 async function findDeletedStack(stackName: string): Promise<Stack | undefined> {
   const pages = paginateListStacks({ client: cloudFormation }, { StackStatusFilter: ['DELETE_COMPLETE'] });
   const found: { readonly id: string; readonly deletedAt: number }[] = [];
@@ -91,7 +91,7 @@ async function findDeletedStack(stackName: string): Promise<Stack | undefined> {
   return last && findStack(cloudFormation, last.id);
 }
 
-/** The resources that a stack still has. Throws an Error if the stack is not one of this application. */
+/** The resources that a stack still has. Throws an Error if the stack belongs to another application. */
 async function resourcesOf(stack: Stack): Promise<string[]> {
   const resources: string[] = [];
   const names = new Set<string | undefined>();
@@ -121,7 +121,7 @@ function refuseProtected({ StackName, EnableTerminationProtection }: Stack): voi
 function refuseInProgress({ StackName, StackStatus }: Stack): void {
   // REVIEW_IN_PROGRESS is the status of a stack whose first change set was never executed.
   if (!/^(?!REVIEW_|DELETE_).*_IN_PROGRESS$/.test(StackStatus ?? '')) return;
-  throw new Error(`The stack ${StackName} is in ${StackStatus}: try again when that is over; nothing was deleted`);
+  throw new Error(`The stack ${StackName} is in ${StackStatus}: try again when this has finished; nothing was deleted`);
 }
 
 /**
@@ -160,10 +160,10 @@ async function confirmed(): Promise<boolean> {
 }
 
 /**
- * Deletes our artifacts, then SAM's bucket and stack unless they are kept. The bucket first: S3
- * refuses to delete one in which another application has just put something.
+ * Deletes our artifacts, then SAM's bucket and stack unless they are kept. The bucket comes first,
+ * because S3 refuses to delete it if another application has just put something into it.
  *
- * @returns why bucket and stack are kept, undefined if they are deleted
+ * @returns why bucket and stack are kept, or undefined if they are deleted
  */
 async function deleteSamStorage({ stack, bucket, keptBecause }: SamStorage, folder: string) {
   console.log(`Deleting the artifacts in s3://${bucket}/${folder} ...`);

@@ -1,5 +1,5 @@
 /**
- * Measures what the functions take in time, memory, AWS calls and DynamoDB units: `npm run bench`, or
+ * Measures the time, memory, AWS calls and DynamoDB units of the functions: `npm run bench`, or
  * `npm run bench -- --json` for JSON. Fresh processes load the functions, built as in the template, and
  * call them. The functions' AWS calls go over TLS to local stubs of DynamoDB and Lambda.
  */

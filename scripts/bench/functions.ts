@@ -62,7 +62,7 @@ export async function buildFunctions(directory: string): Promise<PerFunction<Bui
   };
 }
 
-/** Bundles a script of the bench. `entryPoint` is relative to the directory of this file. */
+/** Bundles a script of the benchmark. `entryPoint` is relative to the directory of this file. */
 export async function buildScript(entryPoint: string, directory: string): Promise<string> {
   return bundleWith(
     { EntryPoints: [entryPoint], Target: 'node24', MainFields: 'module,main' },

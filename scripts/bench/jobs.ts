@@ -12,7 +12,7 @@ const TEXT_BYTES = [100, 10_000, 100_000, 128 * 1024] as const;
 /** The number of jobs in each process. The first is a cold start, the others are warm. */
 const JOBS = 5;
 
-/** What a job with a text of one size takes. */
+/** What was measured for jobs with a text of one size. */
 export interface JobFindings {
   readonly textBytes: number;
   /** Per job, or per GET for getJob. */

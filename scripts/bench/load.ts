@@ -1,5 +1,5 @@
 /**
- * Puts load on a deployed API: `npm run load -- URL [--jobs 100] [--concurrency 20] [--limit 300]`.
+ * Load-tests a deployed API: `npm run load -- URL [--jobs 100] [--concurrency 20] [--limit 300]`.
  * Submits `jobs` jobs, with at most `concurrency` in flight, and follows each to its end for `limit`
  * seconds at most. Exits with code 1 if no job was accepted, or if an accepted job was lost: it was
  * unknown to the API, or had not ended by the limit.
@@ -167,7 +167,7 @@ function report({ accepted, lost, rejected, repeated, ended, postMs, getMs, endM
   ].join('\n');
 }
 
-/** Parses a whole number within bounds. Throws the usage if it is not one. */
+/** Parses a whole number within bounds. Throws an Error with the usage if it is not one. */
 function within(value: string, least: number, most: number): number {
   const number = Number(value);
   if (!Number.isInteger(number) || number < least || number > most) throw new Error(USAGE);

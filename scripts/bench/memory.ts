@@ -7,7 +7,7 @@ const MEMORY_SIZES_MB = [128, 256, 512, 1024, MEMORY_OF_ONE_CPU_MB];
 const DOLLARS_PER_GB_SECOND = 0.0000133334;
 /** How often a client that obeys Retry-After reads a job of 5 s. */
 const GETS_PER_JOB = 6;
-/** Assumed time that a call waits for DynamoDB and Lambda, in milliseconds. The stubs respond at once. */
+/** Assumed time that a call waits for DynamoDB and Lambda, in milliseconds. The stubs respond immediately. */
 const WAITING_MS = { createJob: 20, getJob: 5 };
 
 /** What createJob and getJob would take at one memory size. Times in milliseconds. */

@@ -69,7 +69,7 @@ function conditionMutants(): Mutant[] {
   });
 }
 
-/** Mutants that replace one occurrence of a piece of code, for each of its occurrences. */
+/** One mutant for each occurrence of a piece of code, with only that occurrence replaced. */
 function replacements(file: string, before: string, after: string): Mutant[] {
   const source = read(file);
   const parts = source.split(before);
@@ -142,7 +142,7 @@ const mutants = [
 
 const tree = mkdtempSync(join(tmpdir(), 'mutants-'));
 
-/** The fastest first: the model's main test, the unit tests, and the rest of the model. */
+/** Fastest first: the model's main test, the unit tests, and the rest of the model. */
 const suites = [
   { project: 'model', options: ['--testNamePattern', 'breaks a guarantee'] },
   { project: 'unit', options: ['--bail'] },

@@ -1,5 +1,5 @@
 /**
- * One fresh process of the bench, which stands in for a Lambda execution environment: it loads modules as
+ * One fresh process of the benchmark, which stands in for a Lambda execution environment: it loads modules as
  * Lambda does, then calls handlers. Arguments: the file with the {@link Plan}, and the file for the
  * {@link Findings}. The handlers' logs go to stdout, as in Lambda.
  */

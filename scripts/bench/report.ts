@@ -4,7 +4,7 @@ import { type MemoryEstimate, memoryTable } from './memory.ts';
 import { median } from './statistics.ts';
 import type { TimingFindings } from './timing.ts';
 
-/** All results of the bench. */
+/** All results of the benchmark. */
 export interface Findings {
   readonly machine: { readonly node: string; readonly cpu: string; readonly cores: number };
   readonly memoryMiB: PerFunction<number>;

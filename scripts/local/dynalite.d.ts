@@ -1,4 +1,4 @@
-// dynalite has no types. These are the ones that are used here.
+// dynalite has no types. This declares only what is used here.
 declare module 'dynalite' {
   import type { Server } from 'node:http';
 

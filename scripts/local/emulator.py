@@ -23,7 +23,7 @@ def end_with_parent():
         shutil.rmtree(scratch, ignore_errors=True)
         subprocess.call(["taskkill", "/pid", str(os.getpid()), "/t", "/f"])
     else:
-        # From outside this process group. Deletes twice, because sam may still be writing into the folder.
+        # Runs outside this process group. Deletes twice, because sam may still be writing into the folder.
         end = 'kill -s KILL -- "-$1"; rm -rf "$2"; sleep 2; rm -rf "$2"'
         end = ["sh", "-c", end, "sh", str(os.getpgrp()), scratch]
         subprocess.Popen(end, start_new_session=True, stdin=subprocess.DEVNULL)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Shared by local.sh, test.sh and fuzz.sh, which source it: runs steps, and installs missing tools into
-# this checkout. Changes into the checkout's root.
+# this checkout. Changes to the root of the checkout.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cd "$ROOT" || exit

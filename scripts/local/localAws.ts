@@ -52,7 +52,7 @@ const SHOWN_LINES = 30;
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
- * Starts the local AWS. It is stopped by {@link LocalAws.stop}, or when this process ends, even if that is killed.
+ * Starts the local AWS. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed.
  *
  * @throws Error if the port is in use, or if the emulator is not installed or does not start
  */
@@ -177,7 +177,7 @@ async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
  */
 const GUARD = '(cat <&3; kill -s KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-';
 
-/** Runs a command. It is stopped by {@link LocalAws.stop}, or when this process ends, even if that is killed. */
+/** Runs a command. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed. */
 async function run(aws: LocalAws, command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
   const options: SpawnOptions = { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] };
   const child = isWindows
@@ -240,7 +240,7 @@ function withoutAws(env: Readonly<Record<string, string | undefined>>): Record<s
   return kept;
 }
 
-/** Returns the given port if it is free; without one, any free port. */
+/** Returns the given port if it is free, or any free port if none is given. */
 async function freePort(port = 0): Promise<number> {
   const server = createServer();
   server.listen(port, '127.0.0.1');

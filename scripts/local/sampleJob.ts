@@ -31,7 +31,7 @@ export async function follow(jobUrl: string): Promise<void> {
     if (job.status === 'ERROR') throw new Error('The job ended as ERROR');
     await sleep(POLL_MS);
   }
-  throw new Error(`The job has not ended within ${LIMIT_MS / 1000} s`);
+  throw new Error(`The job did not end within ${LIMIT_MS / 1000} s`);
 }
 
 /** Calls the API. Node does not resolve `*.localhost`, so the name is only sent as the Host header. */

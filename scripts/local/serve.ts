@@ -14,7 +14,7 @@ let aws: LocalAws | undefined;
 let isServing = false;
 let isStopping = false;
 
-// A second signal has no handler and ends this process at once, and the local AWS with it.
+// A second signal has no handler, so it ends this process immediately, and the local AWS with it.
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
@@ -38,7 +38,7 @@ try {
 
 async function main(): Promise<void> {
   const { port, once, text } = readArguments();
-  // Starts before the build, so that no change is missed.
+  // Started before the build, so that no change is missed.
   const changes = once ? undefined : watchSources(resolve(import.meta.dirname, '..', '..'));
   const local = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
   aws = local;

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const SETTLE_MS = 100;
 
 /**
- * Watches what is deployed: template.yaml and everything in src/, except hidden files, which are editors'
+ * Watches what is deployed: template.yaml and everything in src/, except hidden files, such as editors'
  * temporary files. Yields the path of a changed file. Several changes while the caller is busy are yielded as one.
  */
 export function watchSources(root: string): AsyncGenerator<string> {

@@ -16,7 +16,7 @@ export interface CreateJobDependencies {
   readonly startWorker: (jobId: string) => Promise<void>;
   /** Seconds, as in template.yaml. */
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
-  /** Not known to clients, so they cannot compute the id of somebody else's idempotency key. */
+  /** Clients do not know it, so they cannot compute the job id for someone else's idempotency key. */
   readonly idNamespace: string;
   readonly newId: () => string;
   /** Unix milliseconds. */

@@ -43,7 +43,7 @@ export function buildHandler({ endProcess, ...dependencies }: WorkerDependencies
   };
 }
 
-/** Throws an Error for any other event; Lambda keeps it for an operator. */
+/** Returns the job id. Throws an Error for any other event, which Lambda keeps for an operator. */
 function parseJobId(event: unknown): string {
   if (typeof event === 'object' && event !== null && 'jobId' in event && typeof event.jobId === 'string') {
     return event.jobId;

@@ -114,7 +114,7 @@ describe('A job', () => {
     });
   });
 
-  test('is PENDING or IN_PROGRESS, and then has an end', () => {
+  test('is PENDING or IN_PROGRESS, and then DONE or ERROR', () => {
     expect(polled.statuses[0]).toMatch(/^(PENDING|IN_PROGRESS)$/);
     expect(polled.statuses.at(-1)).toMatch(/^(DONE|ERROR)$/);
     const end = polled.statuses.at(-1) === 'DONE' ? 'result' : 'errorMessage';
@@ -147,7 +147,7 @@ describe('A job', () => {
     expect(Number(item?.['expiresAt']?.N)).toBe(Number(item?.['createdAt']?.N) + 604_800);
   });
 
-  test('keeps its own text if there are 20 at once', async () => {
+  test('keeps its own text if 20 are submitted at the same time', async () => {
     const texts = Array.from({ length: 20 }, (_, number) => `text number ${number}`);
 
     const ids = await Promise.all(texts.map((text) => accepted(text)));
@@ -186,7 +186,7 @@ describe('The sample stages', () => {
     });
   });
 
-  test('have room for their result with every text', async () => {
+  test('return a result that can be stored, even for the longest text', async () => {
     expect(await endOf(LONGEST)).toMatchObject({ status: 'DONE' });
   });
 });
@@ -250,7 +250,7 @@ describe('POST /jobs', () => {
     expect((await getJob(baseUrl, jobId)).json).toMatchObject({ text });
   });
 
-  test('accepts white space around a text of the longest length', async () => {
+  test('accepts whitespace around a text of the maximum length', async () => {
     const text = 'a'.repeat(131_072);
 
     expect((await getJob(baseUrl, await accepted(` ${text}\n`))).json).toMatchObject({ text });
@@ -365,7 +365,7 @@ describe('Other methods and paths', () => {
 });
 
 describe('An Idempotency-Key', () => {
-  test('makes one job of five POSTs at once, and of one after its end', async () => {
+  test('creates one job for five simultaneous POSTs and a later one', async () => {
     const key = randomUUID();
     const spellings = [key, `"${key}"`];
 
@@ -402,7 +402,7 @@ describe('An Idempotency-Key', () => {
     expect(quoted).toBe(bare);
   });
 
-  test('that was used with another text is refused with 422', async () => {
+  test('that was used with a different text is refused with 422', async () => {
     const key = randomUUID();
     const jobId = await accepted('the first text', { 'Idempotency-Key': key });
 
@@ -415,7 +415,7 @@ describe('An Idempotency-Key', () => {
     expect((await getJob(baseUrl, jobId)).json).toMatchObject({ text: 'the first text' });
   });
 
-  test('with other upper and lower case makes another job', async () => {
+  test('is case-sensitive', async () => {
     const key = `Key-${randomUUID()}`;
 
     const [one, other] = await Promise.all(
@@ -503,7 +503,7 @@ describe('An Idempotency-Key', () => {
     expect((await getJob(baseUrl, jobId)).text).toBe(first.text);
   });
 
-  test('a record that cannot be parsed is a 500 without details', async () => {
+  test('a record that cannot be parsed gets a 500 without details', async () => {
     const { status: _, ...rest } = job('spoiled');
     await put({ ...rest, status: 'SPOILED' });
 

@@ -7,7 +7,7 @@ const TRIES = 4;
 const PAUSE_MS = 2000;
 
 if (API_BASE_URL === undefined) {
-  console.log('End-to-end tests: each suite deploys to a local AWS of its own');
+  console.log('End-to-end tests: each suite deploys to its own local AWS');
 } else {
   console.log(`End-to-end tests of ${API_BASE_URL}`);
   const problem = /^https?:\/\/./.test(API_BASE_URL)
@@ -19,7 +19,7 @@ if (API_BASE_URL === undefined) {
   }
 }
 
-/** Returns what is wrong with the API at this URL, undefined if nothing is. */
+/** Returns what is wrong with the API at this URL, or undefined if nothing is. */
 async function problemOf(baseUrl: string): Promise<string | undefined> {
   const url = `${baseUrl}/jobs/${randomUUID()}`;
   let problem = '';

@@ -41,14 +41,14 @@ const loopbackLookup: http.RequestOptions['lookup'] = (_hostname, options, callb
 };
 
 /**
- * How long a request is repeated that the API refuses. On an account with 10 concurrent executions, 20
+ * How long a refused request is repeated. On an account with 10 concurrent executions, 20
  * jobs use up all of them for some 15 s.
  */
 const REPEAT_LIMIT_MS = 60_000;
 
 let check: (method: string, url: string, answer: Answer) => void = () => undefined;
 
-/** From now on, a request rejects if `checker` throws an error about its answer. */
+/** From now on, a request rejects if `checker` throws an error about its response. */
 export function checkEveryAnswer(checker: typeof check): void {
   check = checker;
 }
@@ -71,8 +71,8 @@ function mayBeRepeated({ method = 'GET', headers = {} }: RequestOptions, { statu
 }
 
 /**
- * Sends a request. The path of `url` is sent as it is: without resolving dots and without escaping.
- * Rejects if the whole answer does not come within {@link REQUEST_LIMIT_MS}.
+ * Sends a request. The path of `url` is sent unchanged: dots are not resolved, and nothing is escaped.
+ * Rejects if the whole response does not arrive within {@link REQUEST_LIMIT_MS}.
  */
 export async function requestOnce(url: string, options: RequestOptions = {}): Promise<Answer> {
   const answer = await send(url, options);
@@ -150,17 +150,17 @@ export function getJob(baseUrl: string, jobId: string): Promise<Answer> {
   return request(`${baseUrl}/jobs/${jobId}`);
 }
 
-/** A string field of an answer's JSON object. Throws an Error that shows the answer if there is none. */
+/** A string field of a response's JSON object. Throws an Error that shows the response if there is none. */
 export function stringField(answer: Answer, name: string): string {
   const value = field(answer, name);
-  if (typeof value !== 'string') throw new Error(`No string '${name}' in the answer ${answer.status} ${answer.text}`);
+  if (typeof value !== 'string') throw new Error(`No string '${name}' in the response ${answer.status} ${answer.text}`);
   return value;
 }
 
-/** A number field of an answer's JSON object. Throws an Error that shows the answer if there is none. */
+/** A number field of a response's JSON object. Throws an Error that shows the response if there is none. */
 export function numberField(answer: Answer, name: string): number {
   const value = field(answer, name);
-  if (typeof value !== 'number') throw new Error(`No number '${name}' in the answer ${answer.status} ${answer.text}`);
+  if (typeof value !== 'number') throw new Error(`No number '${name}' in the response ${answer.status} ${answer.text}`);
   return value;
 }
 
@@ -170,11 +170,11 @@ function field({ json }: Answer, name: string): unknown {
     : undefined;
 }
 
-/** A job that has ended, as GET showed it. */
+/** A job that has ended, as GET returned it. */
 export interface PolledJob {
   /** Each status once, in the order seen. */
   readonly statuses: readonly string[];
-  /** The answer that first showed the end. */
+  /** The first response in which the job had ended. */
   readonly end: Answer;
 }
 
@@ -182,7 +182,7 @@ const RANK: Readonly<Record<string, number>> = { PENDING: 0, IN_PROGRESS: 1, DON
 
 const POLL_MS = 500;
 
-/** Polls a job until it is DONE or ERROR. Throws if the status goes back, on a status other than 200, and after the limit. */
+/** Polls a job until it has ended. Throws if its status moves backwards, on a status code other than 200, or at the limit. */
 export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<PolledJob> {
   const statuses: string[] = [];
   for (const giveUpAt = Date.now() + limitMs; Date.now() < giveUpAt; await sleep(POLL_MS)) {
@@ -197,10 +197,10 @@ export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: nu
     if (status !== before) statuses.push(status);
     if (rank === RANK['DONE']) return { statuses, end: answer };
   }
-  throw new Error(`Job ${jobId} has not ended within ${limitMs} ms; seen: ${statuses.join(', ')}`);
+  throw new Error(`Job ${jobId} did not end within ${limitMs} ms; seen: ${statuses.join(', ')}`);
 }
 
-/** What tests need that look behind the API. */
+/** What tests need to look behind the API. */
 export interface Internals {
   readonly jobsTableName: string;
   readonly workerFunctionName: string;

@@ -1,5 +1,5 @@
 /**
- * Real faults. The application runs on the local AWS with test stages (testStack.ts) that crash, hang and
+ * Injected faults. The application runs on the local AWS with test stages (testStack.ts) that crash, hang and
  * block on command, and a proxy breaks the functions' calls to AWS. All scenarios run at the same time,
  * because they spend most of their time waiting for Lambda's retries.
  */
@@ -31,7 +31,7 @@ const DEPLOY_LIMIT_MS = 120_000;
 const TEST_LIMIT_MS = 2 * LIMIT_MS;
 
 /**
- * A POST can start two processes. If too many processes start at once, calls time out unintentionally.
+ * A POST can start two processes. If too many processes start together, calls time out unintentionally.
  * Each POST therefore waits until a GET takes less than `CALM_MS`, but for no more than `CALM_TRIES` tries.
  */
 const CALM_MS = 300;
@@ -310,7 +310,7 @@ for (const action of ['odd keys', 'deep'] as const) {
   });
 }
 
-scenario('a result that does not fit an item ends its job as ERROR', async (world) => {
+scenario('a result that does not fit in an item ends its job as ERROR', async (world) => {
   const ending = await runToEnd(world, 'large', { stage: (stage) => (stage === 'first' ? 'large' : undefined) });
   expect(ending).toMatchObject({
     status: 'ERROR',
@@ -324,7 +324,7 @@ scenario('a job whose stage blocks the process until Lambda kills it runs again 
   });
   expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
   expect(runsOf(world, 'blocks-once')).toEqual([2, 1, 1]);
-  addRow('a stage blocks the process until Lambda kills it', ending, 'a worker time-out');
+  addRow('a stage blocks the process until Lambda kills it', ending, 'a worker timeout');
 });
 
 for (const action of ['die', 'block 60000'] as const) {
@@ -348,7 +348,7 @@ for (const action of ['die', 'block 60000'] as const) {
 
 // -------------------------------------------------------------------------------------- deliveries
 
-scenario('an event that is delivered twice at once, and again after the end, runs its job once', async (world) => {
+scenario('an event that is delivered twice concurrently, and again after the end, runs its job once', async (world) => {
   const ending = await runToEnd(world, 'twice', {
     stage: () => 'work 700',
     fault: ({ operation }) => (operation === 'Invoke' ? 'twice' : undefined),
@@ -360,7 +360,7 @@ scenario('an event that is delivered twice at once, and again after the end, run
   expect(runsOf(world, 'twice')).toEqual([1, 1, 1]);
   expect((await getJob(world.baseUrl, ending.jobId)).json).toEqual(ending.body);
   expect(await world.failedEvents()).not.toContain(ending.jobId);
-  addRow('an event is delivered twice at once, and again after the end', ending, 'refused claims in the log');
+  addRow('an event is delivered twice concurrently, and again after the end', ending, 'refused claims in the log');
 });
 
 scenario('a job whose event Lambda gave up on is DONE after an operator sends the event again', async (world) => {
@@ -548,7 +548,7 @@ for (const [operation, status] of [
 
 for (const fault of ['kill before', 'kill after'] as const) {
   scenario(
-    `a POST with a key whose createJob dies ('${fault}' its Invoke) succeeds when it is repeated`,
+    `a POST with a key whose createJob is killed ('${fault}' its Invoke) succeeds when it is repeated`,
     async (world) => {
       const name = `created-${fault.replace(' ', '-')}`;
       const plan = { fault: faultAt(fault, { caller: 'createJob', operation: 'Invoke' }, [1]) };
@@ -573,7 +573,7 @@ for (const fault of ['kill before', 'kill after'] as const) {
 }
 
 scenario(
-  'a job whose createJob died and whose POST is not repeated ends at its deadline without running',
+  'a job whose createJob was killed and whose POST is not repeated ends at its deadline without running',
   async (world) => {
     const name = 'created-and-left';
     const response = await world.post(name, {
@@ -644,7 +644,7 @@ const stormPlan = (name: string): Plan => ({
 });
 
 scenario(
-  `of ${STORM_JOBS} jobs under random faults, each accepted one ends, and a failed POST leaves none`,
+  `of ${STORM_JOBS} jobs with random faults, each accepted one ends, and a failed POST leaves none`,
   async (world) => {
     const accepted = new Map<string, Ending>();
     const failed: string[] = [];
@@ -710,7 +710,7 @@ scenario(
 // ----------------------------------------------------------------------------------- all scenarios
 
 test(
-  'no end changed, no status went back, and no two stages of a job ran at the same time',
+  'no end changed, no status moved backwards, and no two stages of a job ran at the same time',
   async () => {
     const world = await ready;
     await Promise.allSettled(scenarios);

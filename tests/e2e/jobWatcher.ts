@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getJob, stringField } from './deployment.ts';
 
-/** How a job ended, as seen by GET. */
+/** How a job ended, as GET returned it. */
 export interface Ending {
   readonly jobId: string;
   readonly status: 'DONE' | 'ERROR';
@@ -31,7 +31,7 @@ export class Watcher {
     this.#baseUrl = baseUrl;
   }
 
-  /** Statuses that went back, ends that changed, and jobs that disappeared. */
+  /** Statuses that moved backwards, ends that changed, and jobs that disappeared. */
   get violations(): readonly string[] {
     return this.#violations;
   }
@@ -78,13 +78,13 @@ export class Watcher {
         }
       }
       if (shownEnd === undefined && Date.now() - started > limitMs) {
-        throw new Error(`Job ${jobId} has not ended after ${limitMs / 1000} s; seen: ${statuses.join(', ')}`);
+        throw new Error(`Job ${jobId} did not end within ${limitMs / 1000} s; seen: ${statuses.join(', ')}`);
       }
       await sleep(shownEnd === undefined ? INTERVAL_MS : 5 * INTERVAL_MS, undefined, { ref: false });
     }
   }
 
-  /** Limits how many reads run at once, so they do not slow down the jobs. */
+  /** Limits how many reads run at the same time, so they do not slow down the jobs. */
   async #limited<T>(read: () => Promise<T>): Promise<T> {
     if (this.#idleReaders > 0) this.#idleReaders -= 1;
     else await new Promise<void>((resolve) => this.#waiting.push(resolve));

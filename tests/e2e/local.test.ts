@@ -1,4 +1,4 @@
-/** scripts/local.sh while someone works on a stage, and scripts/crash.sh, on a copy of the checkout. */
+/** Runs scripts/local.sh, while a stage is being edited, and scripts/crash.sh in a copy of the checkout. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -29,7 +29,7 @@ const folder = mkdtempSync(join(tmpdir(), 'local '));
 const checkout = join(folder, 'check out');
 const temporary = join(folder, 'tmp');
 
-/** Longer than a lease: the worker's time-out below and 5 s of clock skew. */
+/** Longer than a lease: the worker's timeout below and 5 s of clock skew. */
 const RETRIES = { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '18', LAMBDA_ASYNC_RETRY_MAX_SECONDS: '18' };
 const WORKER_TIMEOUT_SECONDS = 12;
 
@@ -41,7 +41,7 @@ beforeAll(() => {
   for (const name of ['node_modules', '.tools/ministack', '.tools/sam']) {
     symlinkSync(join(root, name), join(checkout, name));
   }
-  // The packages are there: nothing is to be installed.
+  // The packages are already installed.
   utimesSync(join(checkout, 'package-lock.json'), 0, 0);
   edit('template.yaml', /(WorkerTimeoutSeconds:\n(?: +.*\n)*? +Default: )30\n/, `$1${WORKER_TIMEOUT_SECONDS}\n`);
 });
@@ -55,7 +55,7 @@ function edit(file: string, pattern: RegExp, replacement: string): void {
   writeFileSync(join(checkout, file), after);
 }
 
-/** Makes a stage that runs this code the only one. The file is replaced, as many editors do. */
+/** Makes a stage that runs this code the only one. Replaces the file, as many editors do. */
 function editStage(code: string): void {
   const original = readFileSync(join(root, 'src', 'stages.ts'), 'utf8');
   const stage = `{ name: 'first', async run(_text, { signal }) { ${code} } }`;
@@ -194,7 +194,7 @@ describeOnPosix('local.sh', () => {
     expect(await remains()).toEqual([]);
   });
 
-  test('serves, with type errors shown, even if the first job ends as ERROR', async () => {
+  test('shows type errors, and serves the API even if the first job ends as ERROR', async () => {
     local = await startLocal('--text', "it's my text");
 
     const output = await local.read(/Ctrl-C stops everything/);
@@ -214,7 +214,7 @@ describeOnPosix('local.sh', () => {
     return end.json;
   }
 
-  test('deploys a changed stage, with type errors shown; the URL and the jobs stay', async () => {
+  test('deploys a changed stage, shows type errors, and keeps the URL and the jobs', async () => {
     editStage("const words: number = 'first'; return { words };");
 
     const output = await local.read(/Deployed after .*\n/);
@@ -225,7 +225,7 @@ describeOnPosix('local.sh', () => {
     expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
   });
 
-  test('shows why a build fails, and serves the version before', async () => {
+  test('shows why a build fails, and still serves the previous version', async () => {
     editStage('return {');
 
     const output = await local.read(/Not deployed: .*\n/);
@@ -234,7 +234,7 @@ describeOnPosix('local.sh', () => {
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
   });
 
-  test('deploys once more for a change that comes during a deployment', async () => {
+  test('deploys again if a file changes during a deployment', async () => {
     editStage("return { words: 'second' };");
     await local.read(/Deploying/);
     editStage("await new Promise((done) => setTimeout(done, 4000)); return { words: 'third' };");
@@ -245,7 +245,7 @@ describeOnPosix('local.sh', () => {
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'third' } } });
   });
 
-  test('crash.sh kills the first attempt of a job, and the job is DONE', async () => {
+  test('crash.sh kills the first attempt of a job, and the job ends as DONE', async () => {
     const { code, stdout } = await script('crash.sh', [baseUrl]);
 
     expect(stdout).toMatch(
@@ -254,7 +254,7 @@ describeOnPosix('local.sh', () => {
     expect(code).toBe(0);
   });
 
-  test('crash.sh kills every attempt of a job, and the job is ERROR and its event in redrive.sh', async () => {
+  test('crash.sh kills every attempt of a job, the job ends as ERROR, and redrive.sh lists its event', async () => {
     const { code, stdout } = await script('crash.sh', [baseUrl, '3']);
 
     expect(stdout).toContain('killed attempt 3\n');

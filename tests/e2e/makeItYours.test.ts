@@ -1,4 +1,4 @@
-/** The code and the settings of docs/make-it-yours.md, applied to a copy of the project. */
+/** Applies the code and the settings of docs/make-it-yours.md to a copy of the project. */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -51,18 +51,18 @@ afterAll(async () => {
   rmSync(copy, { recursive: true, force: true });
 });
 
-describe('a stage of one’s own', () => {
+describe('a custom stage', () => {
   beforeAll(async () => {
     const [, name = ''] = /^\/\/ (src\/\w+\.ts)\n/.exec(stage) ?? [];
     writeFileSync(join(copy, name), stage.slice(stage.indexOf('\n') + 1));
     await apply(listing);
   });
 
-  test('needs no other change for the type check', async () => {
+  test('passes the type check without other changes', async () => {
     await run(process.execPath, join('node_modules', 'typescript', 'bin', 'tsc'));
   });
 
-  test('needs no other change for the unit tests', async () => {
+  test('passes the unit tests without other changes', async () => {
     await run(process.execPath, join('node_modules', 'jest', 'bin', 'jest.js'), '--selectProjects', 'unit');
   });
 });
@@ -100,7 +100,7 @@ describe('on the local AWS', () => {
     return (await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS)).end.json;
   }
 
-  test('the stage uses the result before its own, and the job’s id as its key', async () => {
+  test('the stage uses the result of the earlier stage, and the job’s id as its key', async () => {
     const text = 'Eleven words are enough for a summary of two of them';
 
     const job = await endOf(text);
@@ -112,18 +112,18 @@ describe('on the local AWS', () => {
     expect(requests).toEqual([{ key: Object(job).jobId, body: { text, words: 2 } }]);
   });
 
-  test('the client reads the message of a StageError', async () => {
+  test('the client gets the message of a StageError', async () => {
     expect(await endOf('short')).toMatchObject({
       status: 'ERROR',
       errorMessage: 'The text is too short for a summary',
     });
   });
 
-  test('the client does not read the message of another error', async () => {
+  test('the client does not get the message of any other error', async () => {
     expect(await endOf('break')).toMatchObject({ status: 'ERROR', errorMessage: "Stage 'summary' failed" });
   });
 
-  test('a browser may call the API from the origin', async () => {
+  test('a browser may call the API from the allowed origin', async () => {
     const preflight = await request(`${baseUrl}/jobs`, { method: 'OPTIONS', headers: { Origin: ORIGIN } });
     expect(preflight).toMatchObject({
       status: 204,
@@ -146,7 +146,7 @@ describe('on the local AWS', () => {
   });
 });
 
-test('each restriction of the API is valid', async () => {
+test('the template is valid with each restriction of the API', async () => {
   expect(restrictions).toHaveLength(3);
   for (const restriction of restrictions) {
     cpSync(join(root, 'template.yaml'), join(copy, 'template.yaml'));

@@ -1,4 +1,4 @@
-/** The operator's scripts as an operator runs them, on the local AWS, in a checkout whose path has a space. */
+/** Runs the operator's scripts on the local AWS as an operator does, in a checkout whose path contains a space. */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -47,7 +47,7 @@ beforeAll(() => {
     filter: (source) => !leftOut.has(relative(root, source)),
   });
   symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
-  // The packages are there: nothing is to be installed.
+  // The packages are already installed.
   utimesSync(join(checkout, 'package-lock.json'), 0, 0);
 });
 
@@ -59,7 +59,7 @@ interface Outcome {
   readonly stderr: string;
 }
 
-/** Runs a command line in bash, in another folder than the checkout. */
+/** Runs a command line in bash, in a folder other than the checkout. */
 async function bash(
   command: string,
   { input = '', env = shellEnv() }: { readonly input?: string; readonly env?: Record<string, string> } = {},
@@ -109,7 +109,7 @@ const KEYS = ['AWS_ACCESS_KEY_ID=test', 'AWS_SECRET_ACCESS_KEY=test'];
 const PLACE = ['AWS_DEFAULT_REGION=us-east-1', `STACK_NAME=${STACK_NAME}`];
 
 describe('before anything is deployed', () => {
-  /** A PATH with these tools and what bash scripts need, and no others. */
+  /** A PATH with these tools and those that bash scripts need, and no others. */
   function pathWith(...tools: string[]): string {
     const bin = mkdtempSync(join(folder, 'bin-'));
     for (const tool of tools) writeFileSync(join(bin, tool), '#!/bin/sh\nexit 9\n', { mode: 0o755 });
@@ -158,7 +158,7 @@ describe('before anything is deployed', () => {
     },
   );
 
-  test('deploy.sh refuses example.env as it is', async () => {
+  test('deploy.sh refuses an unchanged example.env', async () => {
     cpSync(join(checkout, 'example.env'), join(checkout, '.env'));
 
     const { code, stderr } = await bash(script('deploy.sh'), withStubs());
@@ -187,7 +187,7 @@ describe('before anything is deployed', () => {
     [
       'a stack name that is too long',
       [...KEYS, 'AWS_DEFAULT_REGION=us-east-1', `STACK_NAME=${'x'.repeat(37)}`],
-      'STACK_NAME in .env must have at most 36 characters, and has 37',
+      'STACK_NAME in .env must have at most 36 characters, but has 37',
     ],
     ['an open quote', ['AWS_ACCESS_KEY_ID="x'], 'line 1 of .env: the value of AWS_ACCESS_KEY_ID has no closing quote'],
   ])('deploy.sh refuses a .env with %s', async (_what, lines, message) => {
@@ -243,7 +243,7 @@ test.each([
     'http://127.0.0.1:1',
     /^Error: API_BASE_URL cannot be tested: GET \S+ failed: connect ECONNREFUSED /,
   ],
-])('the end-to-end tests fail at once if API_BASE_URL %s', async (_what, url, message) => {
+])('the end-to-end tests fail immediately if API_BASE_URL %s', async (_what, url, message) => {
   const { code, stdout, stderr } = await apiTests(url);
 
   expect({ code, stdout }).toEqual({ code: 1, stdout: `End-to-end tests of ${url}\n` });
@@ -328,7 +328,7 @@ describe('with a stub of AWS', () => {
 
     expect({ code, stderr }).toEqual({
       code: 1,
-      stderr: `Error: The stack ${stackName} is in ${status}: try again when that is over; nothing was deleted\n`,
+      stderr: `Error: The stack ${stackName} is in ${status}: try again when this has finished; nothing was deleted\n`,
     });
     expect(actions).not.toContain('DeleteStack');
   });
@@ -422,14 +422,14 @@ describe('on the local AWS', () => {
     await clients.cloudFormation.send(new DeleteStackCommand({ StackName: 'foreign' }));
   });
 
-  test('deploy.sh deploys nothing if a type in src/ is wrong', async () => {
+  test('deploy.sh deploys nothing if src/ has a type error', async () => {
     const file = join(checkout, 'src', 'broken.ts');
     writeFileSync(file, "export const count: number = 'one';\n");
 
     const { code, stdout, stderr } = await run(script('deploy.sh'));
 
     rmSync(file);
-    expect({ code, stderr }).toEqual({ code: 1, stderr: 'Error: the types in src/ are wrong: nothing was deployed\n' });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: 'Error: src/ has type errors: nothing was deployed\n' });
     expect(stdout).toContain("Type 'string' is not assignable to type 'number'");
   });
 
@@ -481,7 +481,7 @@ describe('on the local AWS', () => {
     }).listen(0, '127.0.0.1');
     await once(proxy, 'listening');
 
-    const { code, stdout, stderr } = await apiTests(baseUrl.replace(/:\d+/, `:${portOf(proxy)}`), '20 at once');
+    const { code, stdout, stderr } = await apiTests(baseUrl.replace(/:\d+/, `:${portOf(proxy)}`), '20 are submitted');
 
     proxy.close();
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/ 1 passed, /) });
@@ -522,7 +522,7 @@ describe('on the local AWS', () => {
     const { code, stderr } = await run(script('poll.sh', `${baseUrl}/jobs/${id}`, '2'));
 
     expect(code).toBe(4);
-    expect(stderr).toMatch(/^Error: the job has not ended within 2 s \(status: (?:PENDING|IN_PROGRESS)\): http/);
+    expect(stderr).toMatch(/^Error: the job did not end within 2 s \(status: (?:PENDING|IN_PROGRESS)\): http/);
   });
 
   /** Puts an event into the queue of failed events, as Lambda does. */
@@ -533,7 +533,7 @@ describe('on the local AWS', () => {
     await clients.sqs.send(new SendMessageCommand({ QueueUrl, MessageBody: JSON.stringify(record) }));
   }
 
-  /** Stores a job that no worker knows of, and returns its id. */
+  /** Stores a job without starting a worker, and returns its id. */
   async function store(changes: object = {}): Promise<string> {
     const [TableName] = (await clients.dynamodb.send(new ListTablesCommand({}))).TableNames ?? [];
     const job = newJob(randomUUID(), 'a good day', unixSeconds(Date.now()), { maxEventAge: 3600, workerTimeout: 30 });
@@ -565,7 +565,7 @@ describe('on the local AWS', () => {
       [expired]: 'job not found',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found',
-      'no job id': 'never sent: delete it by hand',
+      'no job id': 'cannot be sent: delete it by hand',
     });
     expect(listed.stdout).toMatch(/^Failed events: 7, left in the queue: 7$/m);
     expect(outcomesOf(sent)).toEqual({
@@ -575,7 +575,7 @@ describe('on the local AWS', () => {
       [expired]: 'job not found, deleted',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found, deleted',
-      'no job id': 'never sent: delete it by hand',
+      'no job id': 'cannot be sent: delete it by hand',
     });
     expect(sent.stdout).toMatch(/^Failed events: 7, left in the queue: 2$/m);
     expect(Object.keys(outcomesOf(after)).sort()).toEqual([spoiled, 'no job id'].sort());
@@ -600,7 +600,7 @@ describe('on the local AWS', () => {
     );
   });
 
-  test('logs.sh prints all that the functions logged about a job, in order', async () => {
+  test('logs.sh prints everything that the functions logged about a job, in order', async () => {
     const { code, stdout } = await run(script('logs.sh', jobId));
 
     const times = stdout
@@ -709,7 +709,7 @@ describe('on the local AWS', () => {
     expect(before.objects.length).toBeGreaterThan(0);
   });
 
-  test('teardown.sh refuses a name that ours begins with, even if there are artifacts under it', async () => {
+  test('teardown.sh refuses a prefix of our stack name, even if there are artifacts under it', async () => {
     await putArtifact('operat/artifact');
     const before = await inventory();
     useStack('operat');
@@ -760,7 +760,7 @@ describe('on the local AWS', () => {
     });
   });
 
-  test('teardown.sh has nothing to delete the second time', async () => {
+  test('teardown.sh finds nothing to delete the second time', async () => {
     const { code, stdout } = await run(script('teardown.sh'));
 
     expect(code).toBe(0);
@@ -785,7 +785,7 @@ describe('on the local AWS', () => {
     expect(await inventory()).toMatchObject({ stacks: [SAM_STACK], buckets, objects: [] });
   });
 
-  test('teardown.sh deletes the artifacts that an interrupted run has left, and the empty bucket', async () => {
+  test('teardown.sh deletes the artifacts that an interrupted run left behind, and the empty bucket', async () => {
     await putArtifact('operations/left');
 
     const { code, stdout } = await run(script('teardown.sh', '--yes'));
@@ -795,7 +795,7 @@ describe('on the local AWS', () => {
     expect(await inventory()).toMatchObject({ stacks: [], buckets: [], objects: [] });
   });
 
-  test("teardown.sh deletes SAM's stack if an interrupted run has deleted only its bucket", async () => {
+  test("teardown.sh deletes SAM's stack if an interrupted run deleted only its bucket", async () => {
     const TemplateBody = JSON.stringify({
       Resources: { Bucket: { Type: 'AWS::S3::Bucket' } },
       Outputs: { SourceBucket: { Value: { Ref: 'Bucket' } } },

@@ -11,7 +11,7 @@ import type { RESULTS } from './faultyStages.ts';
  * - `throw`: throws a `StageError`.
  * - `fail`: throws an `Error` with a cause.
  * - `die`: kills its process.
- * - `large`: returns a result that does not fit an item.
+ * - `large`: returns a result that does not fit in an item.
  * - `odd keys`, `deep`: returns an unusual result.
  */
 export type StageAction =

@@ -12,7 +12,7 @@ interface Search {
   readonly runs: number;
   /** Random by default. MODEL_SEED overrides it. */
   readonly seed?: number;
-  /** Whether clocks may be wrong by an hour. */
+  /** Whether clocks may be wrong by up to an hour. */
   readonly hasWildClocks: boolean;
 }
 

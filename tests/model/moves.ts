@@ -215,7 +215,7 @@ function kindsOfMoves(maxSkew: number) {
 
 /**
  * Sequences of moves. Each uses only some kinds of moves, because sequences that mix all of them seldom
- * get far ("swarm testing"). One in five contains little but consecutive attempts.
+ * get far ("swarm testing"). One in five consists mostly of consecutive attempts.
  */
 export function sequences({ hasWildClocks }: { readonly hasWildClocks: boolean }): fc.Arbitrary<Iterable<Move>> {
   const { serve, accept, deliver, ...others } = kindsOfMoves(hasWildClocks ? WILD_SKEW_MS : MAX_SKEW_MS);

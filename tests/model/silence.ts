@@ -1,2 +1,2 @@
-// The model makes hundreds of thousands of invocations. None of them should log anything.
+// The model makes hundreds of thousands of invocations. They should not log anything.
 Object.assign(process.env, { POWERTOOLS_LOG_LEVEL: 'SILENT', POWERTOOLS_METRICS_DISABLED: 'true' });

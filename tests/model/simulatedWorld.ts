@@ -23,7 +23,7 @@ const START_MS = Date.UTC(2030, 0, 1);
 
 /** How far a clock may be ahead of true time. No clock is behind. */
 export const MAX_SKEW_MS = 5000;
-/** The same for sequences with clocks that are wrong beyond anything real. */
+/** The same for sequences with unrealistically wrong clocks. */
 export const WILD_SKEW_MS = 3600_000;
 
 /**
@@ -137,7 +137,7 @@ export class SimulatedWorld {
     });
   }
 
-  /** A POST without faults. It must be accepted and its job started, unless the key was used with another text. */
+  /** A POST without faults. It must be accepted and its job started, unless the key was used with a different text. */
   async accept(key: string, text: string): Promise<void> {
     const invocation = await this.#runNew(() => this.post(key, text, 0));
     const { jobId, status } = invocation;
@@ -309,7 +309,7 @@ export class SimulatedWorld {
     this.#log(invocation, `stage ${isThrowing ? 'throws' : 'done'}`);
     const settle = () => (isThrowing ? work.fail(new StageError('the stage broke')) : work.finish());
     if (invocation.timerDueAt === Number.POSITIVE_INFINITY) {
-      // After the time-out, the handler no longer waits for the stage.
+      // After the timeout, the handler no longer waits for the stage.
       settle();
       await setImmediate();
     } else {
@@ -351,7 +351,7 @@ export class SimulatedWorld {
     this.#verify();
   }
 
-  /** Time passes: timers fire, Lambda kills invocations at their time-out and gives up on old events. */
+  /** Time passes: timers fire, Lambda kills invocations at their timeout and gives up on old events. */
   async advance(milliseconds: number, fate: LastFate): Promise<void> {
     const target = this.#now + milliseconds;
     for (;;) {
@@ -415,7 +415,7 @@ export class SimulatedWorld {
         const { record, shown } = this.#track(jobId);
         this.#check(
           record !== undefined && isEnded(record) && shown !== undefined,
-          `${this.#short(jobId)} has not ended in time`,
+          `${this.#short(jobId)} did not end in time`,
         );
       }
       while (round === 'before' && this.queue.length > 0) await this.#runNew(() => this.deliver(0, { reuse: 0 }));
@@ -445,7 +445,7 @@ export class SimulatedWorld {
     if (track.incarnation !== invocation.incarnation) return;
     this.#check(record !== undefined, '202 without a job');
     if (record === undefined) return;
-    this.#check(record.text === text, '202 for a job with another text');
+    this.#check(record.text === text, '202 for a job with a different text');
     const told = STATUSES.find((status) => status === pick(response, 'status'));
     this.#check(
       told !== undefined && RANK[told] <= RANK[record.status],
@@ -558,12 +558,12 @@ export class SimulatedWorld {
     for (const name of ['text', 'createdAt', 'expiresAt', 'deadline'] as const) {
       this.#check(before[name] === after[name], `${name} changed`);
     }
-    this.#check(RANK[after.status] >= RANK[before.status], 'the status went back');
+    this.#check(RANK[after.status] >= RANK[before.status], 'the status moved backwards');
     this.#check(after.attempt >= before.attempt && after.attempt <= MAX_ATTEMPTS, 'the attempts are miscounted');
     if (isEnded(before)) this.#check(isDeepStrictEqual(publicFields(before), publicFields(after)), 'an end changed');
     else if (after.status === 'ERROR' && after.errorMessage.startsWith('Processing failed') && !this.#hasWildClocks) {
       const latest = unixSeconds(this.#now + MAX_SKEW_MS);
-      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed that could still have ended otherwise');
+      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed although it could still have ended otherwise');
     }
     if (after.status === 'DONE') {
       const results: unknown = JSON.parse(after.result);

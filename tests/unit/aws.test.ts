@@ -41,7 +41,7 @@ describe('a call that gets no response', () => {
     ['Lambda', () => workerStarter('WorkerFunction')('id')],
   ])('from %s is tried twice and fails within its budget', async (_service, call) => {
     const requests = await startAws();
-    // The network runs in real time. Time-outs use a fake clock that is advanced in small steps, with enough
+    // The network runs in real time. Timeouts use a fake clock that is advanced in small steps, with enough
     // turns of the event loop in between for the network to keep up.
     jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
     const started = Date.now();

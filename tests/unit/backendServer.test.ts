@@ -34,7 +34,7 @@ async function listen(server: Server): Promise<string> {
   return `http://127.0.0.1:${address.port}`;
 }
 
-/** Keeps the lines of this test, also those that come after its end. */
+/** Keeps the lines of this test, including those that are printed after it ends. */
 function printer(): (line: string) => void {
   const lines = printed;
   return (line) => lines.push(line);
@@ -81,7 +81,7 @@ describe('an event for the worker', () => {
     expect(printed).toEqual([]);
   });
 
-  test('becomes a command to paste if start-lambda is not running', async () => {
+  test('is printed as a command to paste if start-lambda is not running', async () => {
     process.env['AWS_ENDPOINT_URL'] = await startBackendAlone();
 
     await workerStarter('WorkerFunction')(JOB_ID);
@@ -89,7 +89,7 @@ describe('an event for the worker', () => {
     expect(await untilPrinted()).toBe(COMMAND);
   });
 
-  test('becomes a command to paste if start-lambda fails', async () => {
+  test('is printed as a command to paste if start-lambda fails', async () => {
     const url = await startBackend((_request, response) => response.writeHead(500).end());
 
     await post(url, `{"jobId":"${JOB_ID}"}`);
@@ -128,7 +128,7 @@ describe('any other invocation is refused, and neither sent nor printed', () => 
     expect({ status, printed }).toEqual({ status: 400, printed: [] });
   });
 
-  test('one of another function', async () => {
+  test('one for another function', async () => {
     const url = await startBackendAlone();
 
     const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, 'Event', PATH.replace('Worker', 'Other'));
@@ -137,7 +137,7 @@ describe('any other invocation is refused, and neither sent nor printed', () => 
   });
 });
 
-test('a client that breaks off does not end the backend', async () => {
+test('a client that disconnects does not stop the backend', async () => {
   const url = await startBackendAlone();
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   socket.write(`POST ${PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"jobId`);
@@ -152,7 +152,7 @@ test('a client that breaks off does not end the backend', async () => {
 const testOnPosix = process.platform === 'win32' ? test.skip : test;
 
 testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
-  '%s ends the backend at once, with connections open',
+  '%s stops the backend immediately, even with open connections',
   async (signal) => {
     const { port } = new URL(await listen(createServer()));
     servers.pop()?.close();

@@ -80,7 +80,7 @@ describe('the text of a POST', () => {
     ['single quotes', "{'text': 'a'}"],
     ['a trailing comma', '{"text": "a",}'],
     ['form data', 'text=a'],
-    ['white space', ' '],
+    ['whitespace', ' '],
     ['NaN', '{"text": NaN}'],
     ['two values', '{"text": "a"}{}'],
     ['a control character in a string', '{"text": "a\nb"}'],
@@ -154,7 +154,7 @@ describe('the idempotency key', () => {
     expect(parseIdempotencyKey(postJobEvent(null, { multiValueHeaders: { 'idempotency-key': ['k'] } }))).toBe('k');
   });
 
-  test('is the same bare or quoted, with or without surrounding white space', () => {
+  test('is the same bare or quoted, with or without surrounding whitespace', () => {
     const key = '8e03978e-40d5-43dd-bc93-6894a57f9324';
     expect([key, `"${key}"`, `  "${key}"\t`].map((value) => keyOf(value))).toEqual([key, key, key]);
   });

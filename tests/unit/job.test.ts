@@ -45,7 +45,7 @@ test.each([
   expect(sizeAsJson(text)).toBe(bytes);
 });
 
-test('text and result fit an item if they take at most 399 KiB together', () => {
+test('text and result fit in an item if they take at most 399 KiB together', () => {
   expect(fitsItem('é', 'x'.repeat(399 * 1024 - 2))).toBe(true);
   expect(fitsItem('é', 'x'.repeat(399 * 1024 - 1))).toBe(false);
 });
@@ -75,7 +75,7 @@ test.each([
   [30, 16],
   [150, 23],
 ])(
-  'a client that obeys Retry-After reads a job of %i s %i times, and sees its end late by at most a quarter of that',
+  'a client that obeys Retry-After reads a job of %i s %i times, and sees its end at most a quarter of that late',
   (age, reads) => {
     let now = pending.createdAt;
     let count = 1;

@@ -129,7 +129,7 @@ describe('a result', () => {
     expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
   });
 
-  test('that does not fit an item together with the text ends the job as ERROR', async () => {
+  test('that does not fit in an item together with the text ends the job as ERROR', async () => {
     expect(await run([returning({ text: 'x'.repeat(400 * 1024) })])).toEqual({
       status: 'ERROR',
       errorMessage: 'The result cannot be stored: it is too large',
@@ -214,7 +214,7 @@ describe('an error', () => {
 });
 
 describe('when the signal aborts', () => {
-  test('a stage that ignores it took too long, and still counts as running', async () => {
+  test('a stage that ignores it is reported as too slow, and still counts as running', async () => {
     const controller = new AbortController();
     const end = run([passing('one'), endless], controller.signal);
     await new Promise(setImmediate);
@@ -224,7 +224,7 @@ describe('when the signal aborts', () => {
     expect(log.join()).toContain('timed out');
   });
 
-  test('a stage that fails because of it took too long, and no longer counts as running', async () => {
+  test('a stage that fails because of it is reported as too slow, and no longer counts as running', async () => {
     const controller = new AbortController();
     const abortable: Stage = {
       name: 'abortable',
@@ -242,7 +242,7 @@ describe('when the signal aborts', () => {
     expect(running.size).toBe(0);
   });
 
-  test('before the first stage starts, that stage took too long', async () => {
+  test('before the first stage starts, that stage is reported as too slow', async () => {
     expect(await run([endless], AbortSignal.abort())).toEqual({
       status: 'ERROR',
       errorMessage: "Stage 'endless' took too long",

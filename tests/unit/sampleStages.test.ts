@@ -203,7 +203,7 @@ describe('search', () => {
   });
 });
 
-test('no character gets longer by more than half in lower case, in bytes of UTF-8', () => {
+test('lower case makes no character longer by more than half, in bytes of UTF-8', () => {
   const longer: string[] = [];
   for (let code = 0; code <= 0x10ffff; code++) {
     if (code >= 0xd800 && code <= 0xdfff) continue;

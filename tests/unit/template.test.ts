@@ -77,7 +77,7 @@ test('events that Lambda gives up on are kept for 14 days, encrypted', () => {
   });
 });
 
-test("deadlines and time limits use the worker's time-out and the maximum age of its events", () => {
+test("deadlines and time limits use the worker's timeout and the maximum age of its events", () => {
   const timeout = { Ref: 'WorkerTimeoutSeconds' };
   const age = { Ref: 'WorkerMaxEventAgeSeconds' };
   expect(properties('WorkerFunction')).toMatchObject({
@@ -91,7 +91,7 @@ test("deadlines and time limits use the worker's time-out and the maximum age of
   });
 });
 
-test('the shortest worker time-out gives the sample stages enough time', async () => {
+test('the shortest worker timeout gives the sample stages enough time', async () => {
   let sampleMs = 0;
   const pause = async (milliseconds: number) => {
     sampleMs += milliseconds;

@@ -56,7 +56,7 @@ describe('a job', () => {
     expect(await get(JOB_ID)).toEqual({ statusCode: 200, headers, body });
   });
 
-  test('that is older is to be polled less often', async () => {
+  test('that is older gets a longer Retry-After', async () => {
     dynamodb.on(GetCommand).resolves({ Item: inProgress });
     expect(await get(JOB_ID, NOW + 20)).toMatchObject({ headers: { 'Retry-After': '5' } });
   });
@@ -123,7 +123,7 @@ describe('an id', () => {
     ['with slashes', '../../jobs'],
     ['percent-encoded', '%31%31111111-1111-4111-8111-111111111111'],
     ['followed by a line break', `${JOB_ID}\n`],
-    ['with leading white space', ` ${JOB_ID}`],
+    ['with leading whitespace', ` ${JOB_ID}`],
     ['without hyphens', JOB_ID.replaceAll('-', '')],
     ['with an invalid UUID version', '11111111-1111-0111-8111-111111111111'],
     ['followed by a null character', `${JOB_ID}\u0000`],
