@@ -52,7 +52,8 @@ export async function runAttempt(
 
   const claim = await repository.claim(jobId, lease, unixSeconds(startedAt));
   if (claim.kind !== 'claimed') {
-    count(claim.kind === 'held' ? 'ClaimsHeld' : 'ClaimsRefused');
+    count('ClaimsRefused');
+    if (claim.kind === 'held') count('ClaimsHeld');
     logger.warn('Claim refused', { outcome: claim.kind });
     return claim.kind === 'held' ? 'held' : 'ended';
   }

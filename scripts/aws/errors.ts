@@ -16,6 +16,6 @@ export function messageOf(error: unknown): string {
   if (advice === undefined) return message;
   const profile = process.env['AWS_PROFILE'];
   return profile
-    ? `The profile ${profile} has no valid credentials. To sign in: aws sso login --profile ${profile} (${message})`
+    ? `The profile ${profile} has no valid credentials: sign in again with aws login or aws sso login (${message})`
     : `${advice} (${message})`;
 }

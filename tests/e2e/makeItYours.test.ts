@@ -39,6 +39,22 @@ async function apply(diff: string): Promise<void> {
   await run('git', 'apply', 'change.diff');
 }
 
+/** Edits a file of the copy. */
+function edit(file: string, change: (content: string) => string): void {
+  writeFileSync(join(copy, file), change(readFileSync(join(copy, file), 'utf8')));
+}
+
+/** Undoes what the page's first diff changes, if this project has stages and variables of its own already. */
+function restoreSample(): void {
+  const [imports = '', list = ''] = [...listing.matchAll(/^-((?:import|export) .*)$/gm)].map(([, line = '']) => line);
+  edit('src/stages.ts', (source) =>
+    source.replace(/^(?:import [^;]*;\n)+/m, `${imports}\n`).replace(/^export const stages[^;]*;/m, list),
+  );
+  edit('template.yaml', (source) =>
+    source.replace(/(WORKER_TIMEOUT_SECONDS: .*\n)(?: {10}.*\n)*( {6}EventInvokeConfig)/, '$1$2'),
+  );
+}
+
 beforeAll(() => {
   copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
   cpSync(root, copy, { recursive: true, filter: (source) => !NOT_COPIED.has(relative(root, source)) });
@@ -55,6 +71,7 @@ describe('a custom stage', () => {
   beforeAll(async () => {
     const [, name = ''] = /^\/\/ (src\/\w+\.ts)\n/.exec(stage) ?? [];
     writeFileSync(join(copy, name), stage.slice(stage.indexOf('\n') + 1));
+    restoreSample();
     await apply(listing);
   });
 
@@ -81,17 +98,14 @@ describe('on the local AWS', () => {
     const port = typeof address === 'object' ? address?.port : undefined;
 
     await apply(cors);
-    const file = join(copy, 'template.yaml');
-    const template = readFileSync(file, 'utf8');
-    writeFileSync(
-      file,
+    edit('template.yaml', (template) =>
       template
         .replace('CodeUri: src/', `CodeUri: ${join(copy, 'src')}`)
         .replace('https://summary.example.com', `http://127.0.0.1:${port}`),
     );
     aws = await startLocalAws();
     const buildDir = join(copy, 'build');
-    await build(aws, { template: file, buildDir });
+    await build(aws, { template: join(copy, 'template.yaml'), buildDir });
     baseUrl = (await deploy(aws, { stackName: 'make-it-yours', buildDir })).baseUrl;
   });
 

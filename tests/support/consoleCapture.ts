@@ -10,3 +10,13 @@ export function captureConsole(): readonly string[] {
   }
   return lines;
 }
+
+/** The metrics that captured output contains, by name. */
+export function metricsIn(log: readonly string[]): Record<string, unknown> {
+  const metrics: Record<string, unknown> = {};
+  for (const line of log.filter((text) => text.includes('"_aws"'))) {
+    const { _aws: description, ...values } = JSON.parse(line);
+    for (const { Name } of description.CloudWatchMetrics[0].Metrics) metrics[Name] = values[Name];
+  }
+  return metrics;
+}

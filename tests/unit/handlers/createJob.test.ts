@@ -8,7 +8,7 @@ import { validate, version } from 'uuid';
 import { documentClient, workerStarter } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/createJob.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
-import { captureConsole } from '../../support/consoleCapture.ts';
+import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
 import { apiEvent, errorOf, postJobEvent } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
@@ -104,8 +104,9 @@ describe('an accepted job', () => {
     expect(response.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
   });
 
-  test('is logged with its id and without its text', async () => {
+  test('is counted, and logged with its id and without its text', async () => {
     await post(postJobEvent('{"text": "a secret of mine"}'));
+    expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
     expect(log.join()).not.toContain('secret');
     expect(log.join()).toContain(JOB_ID);
   });
@@ -142,6 +143,7 @@ describe('a job whose worker cannot be started', () => {
       ExpressionAttributeValues: { ':pending': 'PENDING' },
     });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
+    expect(metricsIn(log)).toEqual({});
   });
 
   test('is accepted if a worker has claimed it, because only the response was lost', async () => {
@@ -153,6 +155,7 @@ describe('a job whose worker cannot be started', () => {
       headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
     });
     expect(JSON.parse(response.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
+    expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
   });
 
   test('is not accepted if it cannot be deleted either, and each failure is logged once', async () => {
@@ -205,6 +208,7 @@ describe('an idempotency key', () => {
       body: JSON.stringify({ jobId, status: 'DONE', message: MESSAGE }),
     });
     expect(lambda.calls()).toEqual([]);
+    expect(metricsIn(log)).toEqual({});
   });
 
   test('with a different text is rejected', async () => {

@@ -6,7 +6,7 @@ import { documentClient } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/getJob.ts';
 import { type Job, newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
-import { captureConsole } from '../../support/consoleCapture.ts';
+import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
 import { apiEvent, errorOf, getJobEvent } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
@@ -69,12 +69,13 @@ describe('a job', () => {
     ]);
   });
 
-  test('that has lapsed is ended before it is returned', async () => {
+  test('that has lapsed is ended and counted before it is returned', async () => {
     const { errorMessage } = failed.status === 'ERROR' ? failed : { errorMessage: '' };
     const lapsed = { ...pending, status: 'ERROR', errorMessage, updatedAt: pending.deadline };
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
     const response = await get(JOB_ID, pending.deadline);
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
+    expect(metricsIn(log)).toEqual({ JobsFailed: 1, TimeToEnd: pending.deadline - NOW });
     expect(response).toMatchObject({ statusCode: 200, headers: COMMON });
     expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
   });

@@ -8,7 +8,7 @@ import { buildHandler, handler } from '../../../src/handlers/worker.ts';
 import { newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { stages as listedStages, type Stage } from '../../../src/stages.ts';
-import { captureConsole } from '../../support/consoleCapture.ts';
+import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
@@ -55,6 +55,32 @@ describe('an event', () => {
     expect(logged('Job ended')).toMatchObject([
       { jobId: JOB_ID, attempt: 1, outcome: 'DONE', function_request_id: lambdaContext().awsRequestId },
     ]);
+  });
+
+  test.each([
+    [1, { TimeInQueue: 0, JobsDone: 1, TimeToEnd: 0 }],
+    [2, { Retries: 1, JobsDone: 1, TimeToEnd: 0 }],
+  ])('is counted as attempt %i of its job', async (number, metrics) => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).resolves({ Attributes: { ...claimed, attempt: number } });
+    await work({ jobId: JOB_ID }, passing);
+    expect(metricsIn(log)).toEqual(metrics);
+  });
+
+  test.each([
+    ['gone', undefined, { ClaimsRefused: 1 }],
+    ['ended', { ...pending, status: 'DONE', result: '{}' }, { ClaimsRefused: 1 }],
+    ['held', { ...claimed, leaseToken: 'theirs' }, { ClaimsRefused: 1, ClaimsHeld: 1 }],
+  ])('is counted as refused if its job is %s', async (outcome, item, metrics) => {
+    dynamodb.reset();
+    dynamodb
+      .on(UpdateCommand)
+      .rejects(conditionFailed)
+      .on(GetCommand)
+      .resolves(item ? { Item: item } : {});
+    await work({ jobId: JOB_ID }, passing).catch(() => undefined);
+    expect(metricsIn(log)).toEqual(metrics);
+    expect(logged('Claim refused')).toMatchObject([{ outcome }]);
   });
 
   test('fails if the job is held, so Lambda delivers it again, and logs no error', async () => {
