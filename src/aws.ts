@@ -29,11 +29,7 @@ export function workerStarter(functionName: string): (jobId: string) => Promise<
   const client = new LambdaClient(options);
   return async (jobId) => {
     await client.send(
-      new InvokeCommand({
-        FunctionName: functionName,
-        InvocationType: 'Event',
-        Payload: JSON.stringify({ jobId }),
-      }),
+      new InvokeCommand({ FunctionName: functionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) }),
       // When Lambda throttles, it may ask the SDK to wait longer before its retry than the budget allows.
       { abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) },
     );

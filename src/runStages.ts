@@ -8,7 +8,8 @@ import { logger } from './telemetry.ts';
 const MAX_MESSAGE_CODE_POINTS = 1000;
 
 /**
- * Runs the stages in order until one fails, or `signal` aborts, and returns how the job ends. Never throws.
+ * Runs the stages in order until one fails, or `signal` aborts, and returns how the job ends. Does not
+ * throw, whatever a stage throws or returns.
  *
  * @param running holds the name of a stage from its start until it settles, even after this returns
  * @param clock Unix milliseconds
@@ -62,7 +63,9 @@ async function raceWithAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<
 /** The JSON text of a result. Throws an Error if it is not an object or has a value that JSON cannot represent. */
 function toJson(result: unknown): string {
   const json = JSON.stringify(result, (key, value: unknown) => {
-    if (typeof value === 'bigint' || (typeof value === 'number' && !Number.isFinite(value))) {
+    const isLost =
+      (typeof value === 'number' && !Number.isFinite(value)) || value instanceof Map || value instanceof Set;
+    if (isLost || typeof value === 'bigint') {
       throw new TypeError(`JSON cannot represent ${value}, the value of '${key}'`);
     }
     return value;
@@ -73,7 +76,12 @@ function toJson(result: unknown): string {
 
 /** The message that the client gets for the error of a stage. */
 function clientMessage(error: unknown, stage: string): string {
-  const message = error instanceof StageError ? String(error.message) : '';
+  let message = '';
+  try {
+    if (error instanceof StageError) message = String(error.message);
+  } catch {
+    // JavaScript can throw objects that cannot be read.
+  }
   return Array.from(message.toWellFormed()).slice(0, MAX_MESSAGE_CODE_POINTS).join('') || `Stage '${stage}' failed`;
 }
 
@@ -82,6 +90,6 @@ function logFailure(fields: object, error: unknown): void {
   try {
     logger.error('Stage failed', { ...fields, error });
   } catch {
-    logger.error('Stage failed', { ...fields, error: inspect(error) });
+    logger.error('Stage failed', { ...fields, error: inspect(error, { customInspect: false }) });
   }
 }

@@ -20,7 +20,8 @@ export interface Stage {
    * effects idempotent, with `jobId` as the key.
    *
    * Await everything that you start. If this promise has not settled soon after `signal` aborts, the
-   * process exits. Work that you do not await cannot be detected and may keep running during another job.
+   * process exits. Work that you do not await may keep running during another job, and crashes the
+   * process if it fails. So does a promise that rejects before you await it: use Promise.all.
    *
    * An error ends the job as ERROR, without a retry. The client gets the message of a StageError
    * (stageError.ts). For any other error it gets `Stage '<name>' failed`; the log has the error.

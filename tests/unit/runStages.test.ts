@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { End } from '../../src/job.ts';
 import { runStages } from '../../src/runStages.ts';
@@ -29,6 +30,14 @@ const returning = (result: unknown): Stage =>
   Object.assign({ name: 'odd', run: async () => ({}) }, { run: async () => result });
 const throwing = (error: unknown): Stage => ({ name: 'broken', run: () => Promise.reject(error) });
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
+function fail(): never {
+  throw new Error('no');
+}
+function revokedProxy(): object {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
 const lines = () => log.map((line): unknown => JSON.parse(line));
 
 test('every stage gets the text, and its result is stored under its name', async () => {
@@ -110,6 +119,8 @@ describe('a result', () => {
     ['NaN', { deep: { score: Number.NaN } }, /JSON cannot represent NaN, the value of 'score'/],
     ['an infinity', { score: Number.NEGATIVE_INFINITY }, /JSON cannot represent -Infinity, the value of 'score'/],
     ['a BigInt', { list: [1n] }, /JSON cannot represent 1, the value of '0'/],
+    ['a Map', { counts: new Map([['a', 1]]) }, /JSON cannot represent \[object Map\], the value of 'counts'/],
+    ['a Set', new Set(), /JSON cannot represent \[object Set\], the value of ''/],
     ['a cycle', cycle, /circular structure.*'cycle' closes the circle/s],
     ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
     ['an array', [1], /The result is not a JSON object/],
@@ -182,13 +193,17 @@ describe('an error', () => {
     ['an error whose message is a number', Object.assign(new Error('x'), { message: 5 })],
     ['an error whose stack is a number', Object.assign(new Error('x'), { stack: 5 })],
     ['an error that is its own cause', Object.assign(new Error('x'), { cause: undefined })],
+    ['a StageError whose message has no text', Object.assign(new StageError('x'), { message: Object.create(null) })],
+    ['a proxy that throws', new Proxy(new Error('x'), { get: fail, getPrototypeOf: fail })],
+    ['a revoked proxy', revokedProxy()],
     [
-      'a proxy that throws',
-      new Proxy(new Error('x'), {
-        get: () => {
-          throw new Error('no');
+      'an object that cannot be read',
+      {
+        get message() {
+          return fail();
         },
-      }),
+        [inspect.custom]: fail,
+      },
     ],
   ])('ends the job and is logged if it is %s', async (what, error) => {
     if (what.includes('own cause') && error instanceof Error) error.cause = error;

@@ -123,6 +123,7 @@ describe('the deployed handler', () => {
     expect(new Set(ids).size).toBe(2);
     const item = dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item;
     expect(Number(item?.['deadline']) - Number(item?.['createdAt'])).toBe(21_630);
+    expect(Math.abs(Number(item?.['createdAt']) - Date.now() / 1000)).toBeLessThan(60);
   });
 });
 

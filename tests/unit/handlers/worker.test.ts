@@ -30,6 +30,11 @@ afterEach(() => {
 });
 
 const passing: Stage = { name: 'passing', run: async () => ({}) };
+const abortable: Stage = {
+  name: 'abortable',
+  run: (_text, { signal }) =>
+    new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+};
 const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
 const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
 
@@ -135,11 +140,6 @@ describe('a stage that has not settled when the attempt is over', () => {
   });
 
   test('does not end the process if it settles when its signal aborts', async () => {
-    const abortable: Stage = {
-      name: 'abortable',
-      run: (_text, { signal }) =>
-        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
-    };
     expect(await stateAtProcessEnd({ jobId: JOB_ID }, abortable)).toBeUndefined();
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
   });
@@ -147,11 +147,23 @@ describe('a stage that has not settled when the attempt is over', () => {
 
 describe('the deployed handler', () => {
   test("limits the stages to Lambda's remaining time", async () => {
+    for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(abortable.run);
     // With no time left for the stages, the attempt has to be repeated.
     await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('another attempt is needed');
-    const [claim] = dynamodb.commandCalls(UpdateCommand);
-    expect(claim?.args[0].input).toMatchObject({ TableName: 'JobsTable' });
-    expect(claim?.args[0].input.ExpressionAttributeValues?.[':token']).toMatch(/^[0-9a-f-]{36}$/);
+  });
+
+  test('claims with the current time and a new token', async () => {
+    dynamodb.reset();
+    dynamodb.on(UpdateCommand).rejects(new Error('No route'));
+    for (let call = 0; call < 2; call += 1) {
+      await expect(handler({ jobId: JOB_ID }, lambdaContext())).rejects.toThrow('No route');
+    }
+    const claims = dynamodb.commandCalls(UpdateCommand).map(({ args: [{ input }] }) => input);
+    for (const { TableName, ExpressionAttributeValues: values } of claims) {
+      expect(TableName).toBe('JobsTable');
+      expect(Math.abs(Number(values?.[':now']) - Date.now() / 1000)).toBeLessThan(60);
+    }
+    expect(new Set(claims.map(({ ExpressionAttributeValues: values }) => values?.[':token'])).size).toBe(2);
   });
 
   test('ends its process with exit code 1', async () => {
