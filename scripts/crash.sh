@@ -31,4 +31,8 @@ for ((crash = 1; crash <= ${2:-1}; crash++)); do
   sleep 1 # By then, the attempt has claimed the job.
   kill -KILL "$pid" && echo "        killed attempt $crash"
 done &
-bash "$(dirname "${BASH_SOURCE[0]}")/poll.sh" "$1" "$job" 600
+killer=$!
+bash "$(dirname "${BASH_SOURCE[0]}")/poll.sh" "$1" "$job" 600 &
+poll=$!
+trap 'kill "$killer" "$poll" 2>/dev/null || true' EXIT
+wait "$poll"

@@ -108,7 +108,7 @@ load_env() {
 
   # Credentials of the file and of the shell are never mixed.
   case " ${names[*]-} " in
-    *' AWS_ACCESS_KEY_ID '* | *' AWS_SECRET_ACCESS_KEY '* | *' AWS_PROFILE '*)
+    *' AWS_ACCESS_KEY_ID '* | *' AWS_SECRET_ACCESS_KEY '* | *' AWS_SESSION_TOKEN '* | *' AWS_PROFILE '*)
       unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE
       ;;
   esac
@@ -139,6 +139,8 @@ require_variables() {
     fail "STACK_NAME in $file must consist of letters, digits and hyphens, and begin with a letter"
   [ "${#STACK_NAME}" -le "$MAX_STACK_NAME_LENGTH" ] ||
     fail "STACK_NAME in $file must have at most $MAX_STACK_NAME_LENGTH characters, but has ${#STACK_NAME}"
+  # sam prefers it to AWS_PROFILE, and the AWS SDK for JavaScript does not read it.
+  unset AWS_DEFAULT_PROFILE
   # The AWS SDK for JavaScript reads only this name.
   export AWS_REGION=$AWS_DEFAULT_REGION
 }

@@ -15,6 +15,7 @@ import {
   paginateListStacks,
   type Stack,
 } from '@aws-sdk/client-cloudformation';
+import { DescribeTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
 import { requireEnv } from '../../src/config.ts';
 import { deleteBucket, deleteVersions, foldersOfOthers, versionsUnder } from './artifacts.ts';
@@ -50,9 +51,10 @@ await run(async () => {
   // All checks come before the first deletion.
   const stack = (await findStack(cloudFormation, stackName)) ?? (await findDeletedStack(stackName));
   if (stack === undefined) throw new Error(`The stack ${stackName} does not exist in ${place}`);
-  const resources = await resourcesOf(stack);
+  const { resources, table } = await resourcesOf(stack);
   refuseProtected(stack);
   refuseInProgress(stack);
+  await refuseProtectedTable(table);
   const sam = await findSamStorage(folder);
 
   const isDeleted = stack.StackStatus === 'DELETE_COMPLETE';
@@ -91,9 +93,13 @@ async function findDeletedStack(stackName: string): Promise<Stack | undefined> {
   return last && findStack(cloudFormation, last.id);
 }
 
-/** The resources that a stack still has. Throws an Error if the stack belongs to another application. */
-async function resourcesOf(stack: Stack): Promise<string[]> {
+/**
+ * The resources that a stack still has, and the name of its jobs table if that is one of them. Throws an
+ * Error if the stack belongs to another application.
+ */
+async function resourcesOf(stack: Stack): Promise<{ resources: string[]; table: string | undefined }> {
   const resources: string[] = [];
+  let table: string | undefined;
   const names = new Set<string | undefined>();
   for await (const page of paginateListStackResources({ client: cloudFormation }, { StackName: stack.StackId })) {
     for (const resource of page.StackResourceSummaries ?? []) {
@@ -101,13 +107,14 @@ async function resourcesOf(stack: Stack): Promise<string[]> {
       names.add(LogicalResourceId);
       if (!/^DELETE_(?:COMPLETE|SKIPPED)$/.test(ResourceStatus ?? '')) {
         resources.push(`${ResourceType}  ${PhysicalResourceId}`);
+        if (LogicalResourceId === 'JobsTable') table = resource.PhysicalResourceId;
       }
     }
   }
   if (names.size > 0 && !names.has('JobsTable')) {
     throw new Error(`The stack ${stack.StackName} belongs to another application; nothing was deleted`);
   }
-  return resources;
+  return { resources, table };
 }
 
 function refuseProtected({ StackName, EnableTerminationProtection }: Stack): void {
@@ -115,6 +122,17 @@ function refuseProtected({ StackName, EnableTerminationProtection }: Stack): voi
   throw new Error(
     `The stack ${StackName} has termination protection; nothing was deleted. To turn it off: ` +
       `aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name ${StackName}`,
+  );
+}
+
+/** CloudFormation would delete the functions and the API before it fails to delete the table. */
+async function refuseProtectedTable(table: string | undefined): Promise<void> {
+  if (table === undefined) return;
+  const { Table } = await new DynamoDBClient().send(new DescribeTableCommand({ TableName: table }));
+  if (Table?.DeletionProtectionEnabled !== true) return;
+  throw new Error(
+    `The table ${table} has deletion protection; nothing was deleted. ` +
+      'To turn it off: deploy with TableDeletionProtection=false',
   );
 }
 

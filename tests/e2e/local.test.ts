@@ -59,8 +59,10 @@ function edit(file: string, pattern: RegExp, replacement: string): void {
 function editStage(code: string): void {
   const original = readFileSync(join(root, 'src', 'stages.ts'), 'utf8');
   const stage = `{ name: 'first', async run(_text, { signal }) { ${code} } }`;
-  const edited = original.replace(/^import .*\n/gm, '').replace(/(readonly Stage\[\] = )\[.*\];/, `$1[${stage}];`);
-  if (!edited.includes(stage)) throw new Error('src/stages.ts has no list of stages on one line');
+  const edited = original
+    .replace(/^import [^;]*;\n/gm, '')
+    .replace(/(readonly Stage\[\] = )\[[^;]*\];/, `$1[${stage}];`);
+  if (!edited.includes(stage)) throw new Error('src/stages.ts has no list of stages');
   writeFileSync(join(folder, 'stages.ts'), edited);
   renameSync(join(folder, 'stages.ts'), join(checkout, 'src', 'stages.ts'));
 }
@@ -265,6 +267,23 @@ describeOnPosix('local.sh', () => {
     expect(listed.stdout).toMatch(
       new RegExp(`^${job.jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'),
     );
+  });
+
+  test('crash.sh leaves nothing running if it is stopped', async () => {
+    const child = spawn('bash', [join(checkout, 'scripts', 'crash.sh'), baseUrl, '2'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => (output += chunk));
+    while (!output.includes('killed attempt 1') && child.exitCode === null) await sleep(100);
+
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+
+    const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'command=']);
+    expect(
+      stdout.split('\n').filter((line) => line.includes(join(checkout, 'scripts')) && /crash|poll/.test(line)),
+    ).toEqual([]);
   });
 
   test("the operator's scripts work on it without a .env", async () => {

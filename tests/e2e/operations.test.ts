@@ -15,7 +15,7 @@ import {
   UpdateTerminationProtectionCommand,
 } from '@aws-sdk/client-cloudformation';
 import { CloudWatchLogsClient, DescribeLogGroupsCommand } from '@aws-sdk/client-cloudwatch-logs';
-import { DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
+import { DynamoDBClient, ListTablesCommand, UpdateTableCommand } from '@aws-sdk/client-dynamodb';
 import { LambdaClient, ListFunctionsCommand } from '@aws-sdk/client-lambda';
 import {
   DeleteBucketCommand,
@@ -229,6 +229,33 @@ describe('before anything is deployed', () => {
     expect(stdout).toContain('a b$(touch executed)|us-east-1|`touch executed`||');
     expect(stdout).not.toMatch(/^executed$/m);
     expect(stderr).toBe('Note: PATH in line 5 of .env is not used\n');
+  });
+});
+
+describe('credentials of the shell', () => {
+  /** Prints what `require_variables` makes of .env and of the shell's variables. */
+  const credentials = (env: Record<string, string>) =>
+    bash(
+      `cd '${checkout}' && . scripts/aws/env.sh && load_env .env && require_variables .env && env | grep -E '^AWS_(ACCESS|DEFAULT_P|PROFILE)' | sort`,
+      { env: { ...shellEnv(), ...env } },
+    );
+
+  test('are not mixed with those of .env', async () => {
+    writeEnv(['AWS_SESSION_TOKEN=x', ...PLACE]);
+
+    const { stderr } = await credentials({ AWS_ACCESS_KEY_ID: 'shell', AWS_SECRET_ACCESS_KEY: 'shell' });
+
+    expect(stderr).toBe('Error: AWS_ACCESS_KEY_ID is not set in .env (nor is AWS_PROFILE)\n');
+  });
+
+  // sam prefers AWS_DEFAULT_PROFILE to AWS_PROFILE. The SDK for JavaScript does not read it.
+  test.each([
+    ['the profile of .env', ['AWS_PROFILE=mine', ...PLACE], {}, 'AWS_PROFILE=mine\n'],
+    ['its own keys', PLACE, { AWS_ACCESS_KEY_ID: 'k', AWS_SECRET_ACCESS_KEY: 's' }, 'AWS_ACCESS_KEY_ID=k\n'],
+  ])('do not replace %s by AWS_DEFAULT_PROFILE', async (_what, lines, env, expected) => {
+    writeEnv(lines);
+
+    expect((await credentials({ ...env, AWS_DEFAULT_PROFILE: 'other' })).stdout).toBe(expected);
   });
 });
 
@@ -727,6 +754,21 @@ describe('on the local AWS', () => {
     expect(stderr).toMatch(
       /^Error: The stack operations has termination protection; nothing was deleted\. To turn it off: aws /,
     );
+    expect(await inventory()).toEqual(before);
+  });
+
+  test('teardown.sh refuses a stack whose table has deletion protection', async () => {
+    const before = await inventory();
+    const TableName = before.tables?.[0];
+    await clients.dynamodb.send(new UpdateTableCommand({ TableName, DeletionProtectionEnabled: true }));
+
+    const { code, stderr } = await run(script('teardown.sh', '--yes'));
+
+    await clients.dynamodb.send(new UpdateTableCommand({ TableName, DeletionProtectionEnabled: false }));
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: `Error: The table ${TableName} has deletion protection; nothing was deleted. To turn it off: deploy with TableDeletionProtection=false\n`,
+    });
     expect(await inventory()).toEqual(before);
   });
 
