@@ -29,7 +29,7 @@ job=$(curl -sS "$1/jobs" -H 'Content-Type: application/json' -d '{"text": "A goo
 for ((crash = 1; crash <= ${2:-1}; crash++)); do
   until pid=$(workers) && [ -n "$pid" ]; do sleep 0.2; done
   sleep 1 # By then, the attempt has claimed the job.
-  kill -KILL "$pid" && echo "        killed attempt $crash"
+  kill -KILL "$pid" 2>/dev/null && echo "        killed attempt $crash"
 done &
 killer=$!
 bash "$(dirname "${BASH_SOURCE[0]}")/poll.sh" "$1" "$job" 600 &

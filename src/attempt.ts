@@ -60,6 +60,7 @@ export async function runAttempt(
   const { job } = claim;
   logger.appendKeys({ attempt: job.attempt });
   countAttempt(job, unixSeconds(startedAt));
+  logger.info('Attempt started', { outcome: claim.kind });
 
   const limitMs = remainingMs() - RESERVE_MS;
   const controller = new AbortController();

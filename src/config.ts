@@ -1,7 +1,4 @@
-/**
- * The value of an environment variable. Handlers read their variables once, when the module loads. Throws
- * an Error that names the variable if it is absent or empty.
- */
+/** The value of an environment variable. Throws an Error that names it if it is absent or empty. */
 export function requireEnv(name: string): string {
   const value = process.env[name];
   if (value === undefined || value === '') throw new Error(`Environment variable ${name} is not set`);

@@ -60,7 +60,7 @@ load_env() {
   local seen=' ' number=0 count=0 i names values
   names=()
   values=()
-  [ -f "$file" ] || fail "there is no '$file' in $PWD: copy example.env to $file and fill it in"
+  [ -f "$file" ] || fail "there is no '$file' in $PWD: copy example.env to $file and fill it in, or set AWS_ENDPOINT_URL for the local AWS"
 
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))

@@ -117,6 +117,8 @@ async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan>
         return { action: 'delete', reason: `job already ended (${job.status})` };
       case 'lapsed':
         return { action: 'delete', reason: 'job already ended (ERROR)' };
+      case 'held':
+        return { action: 'keep', reason: 'an attempt may still be running: try again in 3 minutes' };
       default:
         return { action: 'send', reason: `job can still run (${job.status}): start it with --send` };
     }

@@ -178,11 +178,13 @@ async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
+      help: { type: 'boolean', short: 'h', default: false },
       jobs: { type: 'string', default: '100' },
       concurrency: { type: 'string', default: '20' },
       limit: { type: 'string', default: '300' },
     },
   });
+  if (values.help) return console.log(USAGE);
   const url = URL.parse(positionals[0] ?? '');
   if (url === null || !['http:', 'https:'].includes(url.protocol) || positionals.length > 1) throw new Error(USAGE);
   const jobs = within(values.jobs, 1, 10_000);

@@ -105,18 +105,16 @@ describe('A job', () => {
 
   test('is found at its Location right after the 202, with a Retry-After', () => {
     expect(firstGet).toMatchObject({ status: 200, json: { jobId, text: SAMPLE } });
-    expect(stringField(firstGet, 'status')).toMatch(/^(PENDING|IN_PROGRESS)$/);
-    expect(fieldsOf(firstGet)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt']);
-    expect(firstGet.headers).toMatchObject({
-      'content-type': 'application/json',
-      'cache-control': 'no-store',
-      'retry-after': '1',
-    });
+    expect(firstGet.headers).toMatchObject({ 'content-type': 'application/json', 'cache-control': 'no-store' });
+    // Fast stages may have ended it.
+    if (/^(PENDING|IN_PROGRESS)$/.test(stringField(firstGet, 'status'))) {
+      expect(fieldsOf(firstGet)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt']);
+      expect(firstGet.headers).toHaveProperty('retry-after', '1');
+    }
   });
 
   test('is PENDING or IN_PROGRESS, and then DONE or ERROR', () => {
-    expect(polled.statuses[0]).toMatch(/^(PENDING|IN_PROGRESS)$/);
-    expect(polled.statuses.at(-1)).toMatch(/^(DONE|ERROR)$/);
+    expect(polled.statuses.join()).toMatch(/^(PENDING,)?(IN_PROGRESS,)?(DONE|ERROR)$/);
     const end = polled.statuses.at(-1) === 'DONE' ? 'result' : 'errorMessage';
     expect(fieldsOf(polled.end)).toEqual(['jobId', 'status', 'text', 'createdAt', 'updatedAt', end]);
   });
@@ -171,8 +169,10 @@ describe('A job', () => {
 describe('The sample stages', () => {
   const endOf = async (text: string) => (await pollUntilEnded(baseUrl, await accepted(text), JOB_LIMIT_MS)).end.json;
 
-  test('return the results of the Python original', async () => {
-    expect(await endOf(SAMPLE)).toMatchObject({
+  test('take five seconds, and return the results of the Python original', async () => {
+    const jobId = await accepted(SAMPLE);
+    expect((await getJob(baseUrl, jobId)).headers).toHaveProperty('retry-after', '1');
+    expect((await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS)).end.json).toMatchObject({
       status: 'DONE',
       result: {
         ocr: { stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE },
@@ -380,7 +380,7 @@ describe('An Idempotency-Key', () => {
     expect(jobId).toMatch(UUID_V4);
     for (const answer of answers) {
       expect(answer).toMatchObject({ status: 202, json: { message: ACCEPTED } });
-      expect(stringField(answer, 'status')).toMatch(/^(PENDING|IN_PROGRESS)$/);
+      expect(stringField(answer, 'status')).toMatch(/^(PENDING|IN_PROGRESS|DONE)$/);
       expect(answer.headers['location']).toBe(answers[0]?.headers['location']);
     }
 

@@ -263,7 +263,10 @@ describeOnPosix('local.sh', () => {
     const job: { jobId: string } = JSON.parse(stdout.slice(stdout.indexOf('{')));
     expect(job).toMatchObject({ errorMessage: 'Processing failed: all 3 attempts ended without a result' });
     expect(code).toBe(1);
-    const listed = await script('redrive.sh', [], { AWS_ENDPOINT_URL: `http://127.0.0.1:${local.port}` });
+    const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
+    const { stdout: logs } = await script('logs.sh', [job.jobId], { AWS_ENDPOINT_URL });
+    expect(logs.match(/Attempt started .* attempt=\d/g)).toHaveLength(3);
+    const listed = await script('redrive.sh', [], { AWS_ENDPOINT_URL });
     expect(listed.stdout).toMatch(
       new RegExp(`^${job.jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'),
     );

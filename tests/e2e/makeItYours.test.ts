@@ -32,7 +32,7 @@ const requests: { key: unknown; body: unknown }[] = [];
 
 /** Runs a program in the copy. Rejects with its output if it fails. */
 const run = (program: string, ...args: string[]) =>
-  promisify(execFile)(program, args, { cwd: copy, env: { ...process.env, AWS_DEFAULT_REGION: 'us-east-1' } });
+  promisify(execFile)(program, args, { cwd: copy, env: { ...aws.env } });
 
 async function apply(diff: string): Promise<void> {
   writeFileSync(join(copy, 'change.diff'), diff);
@@ -55,7 +55,8 @@ function restoreSample(): void {
   );
 }
 
-beforeAll(() => {
+beforeAll(async () => {
+  aws = await startLocalAws();
   copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
   cpSync(root, copy, { recursive: true, filter: (source) => !NOT_COPIED.has(relative(root, source)) });
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'), 'junction');
@@ -103,7 +104,6 @@ describe('on the local AWS', () => {
         .replace('CodeUri: src/', `CodeUri: ${join(copy, 'src')}`)
         .replace('https://summary.example.com', `http://127.0.0.1:${port}`),
     );
-    aws = await startLocalAws();
     const buildDir = join(copy, 'build');
     await build(aws, { template: join(copy, 'template.yaml'), buildDir });
     baseUrl = (await deploy(aws, { stackName: 'make-it-yours', buildDir })).baseUrl;

@@ -137,7 +137,9 @@ describe('before anything is deployed', () => {
     const { code, stderr } = await bash(script(name), withStubs());
 
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^Error: there is no '\.env' in .*check out: copy example\.env to \.env and fill it in\n$/);
+    expect(stderr).toMatch(
+      /^Error: there is no '\.env' in .*check out: copy example\.env to \.env and fill it in, or set AWS_ENDPOINT_URL for the local AWS\n$/,
+    );
   });
 
   test.each(['deploy.sh', 'teardown.sh', 'redrive.sh', 'logs.sh'])(
@@ -564,14 +566,15 @@ describe('on the local AWS', () => {
   }
 
   test('redrive.sh lists the failed events, and --send starts the jobs that can still run', async () => {
-    const [pending, lapsed, expired, spoiled, unknown] = [
+    const [pending, held, lapsed, expired, spoiled, unknown] = [
       await store(),
+      await store({ status: 'IN_PROGRESS', attempt: 1, leaseToken: 'x', leaseExpiresAt: 4_000_000_000 }),
       await store({ deadline: 1 }),
       await store({ expiresAt: 1 }),
       await store({ status: 'SPOILED' }),
       randomUUID(),
     ];
-    for (const id of [jobId, pending, lapsed, expired, spoiled, unknown]) await fail({ jobId: id });
+    for (const id of [jobId, pending, held, lapsed, expired, spoiled, unknown]) await fail({ jobId: id });
     await fail({});
 
     const listed = await run(script('redrive.sh'));
@@ -582,24 +585,26 @@ describe('on the local AWS', () => {
     expect(outcomesOf(listed)).toEqual({
       [jobId]: 'job already ended (DONE)',
       [pending]: 'job can still run (PENDING): start it with --send',
+      [held]: 'an attempt may still be running: try again in 3 minutes',
       [lapsed]: 'job already ended (ERROR)',
       [expired]: 'job not found',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found',
       'no job id': 'cannot be sent: delete it by hand',
     });
-    expect(listed.stdout).toMatch(/^Failed events: 7, left in the queue: 7$/m);
+    expect(listed.stdout).toMatch(/^Failed events: 8, left in the queue: 8$/m);
     expect(outcomesOf(sent)).toEqual({
       [jobId]: 'job already ended (DONE), deleted',
       [pending]: 'sent',
+      [held]: 'an attempt may still be running: try again in 3 minutes',
       [lapsed]: 'job already ended (ERROR), deleted',
       [expired]: 'job not found, deleted',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found, deleted',
       'no job id': 'cannot be sent: delete it by hand',
     });
-    expect(sent.stdout).toMatch(/^Failed events: 7, left in the queue: 2$/m);
-    expect(Object.keys(outcomesOf(after)).sort()).toEqual([spoiled, 'no job id'].sort());
+    expect(sent.stdout).toMatch(/^Failed events: 8, left in the queue: 3$/m);
+    expect(Object.keys(outcomesOf(after)).sort()).toEqual([held, spoiled, 'no job id'].sort());
     expect(await run(script('poll.sh', baseUrl, pending))).toMatchObject({ code: 0 });
   });
 

@@ -121,8 +121,18 @@ describe('a job', () => {
     ]);
   });
 
-  test('logs its attempt and its end, but not its text', async () => {
-    await attempt();
+  test('logs the start of its attempt before its stages run, and its end, but not its text', async () => {
+    let logBefore = '';
+    const stage: Stage = {
+      name: 'curious',
+      async run() {
+        logBefore = log.join();
+        return {};
+      },
+    };
+    await attempt([stage]);
+    expect(logBefore).toContain('Attempt started');
+    expect(logged('Attempt started')).toMatchObject([{ attempt: 1, outcome: 'claimed' }]);
     expect(logged('Job ended')).toMatchObject([{ attempt: 1, outcome: 'DONE', durationMs: 0 }]);
     expect(log.join()).not.toContain('secret');
   });

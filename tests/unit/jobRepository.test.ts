@@ -1,19 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
-import {
-  type End,
-  isExpired,
-  type Job,
-  type Lease,
-  lapseOf,
-  MAX_TEXT_BYTES,
-  newJob,
-  phaseOf,
-  sizeAsJson,
-} from '../../src/job.ts';
+import { type End, isExpired, type Job, type Lease, lapseOf, MAX_TEXT_BYTES, newJob, phaseOf } from '../../src/job.ts';
 import { JobRepository, parseJob } from '../../src/jobRepository.ts';
 import { runStages } from '../../src/runStages.ts';
-import { mlInference, ocr, search } from '../../src/sampleStages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
 
@@ -459,27 +448,6 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
 });
 
 describe('the longest text', () => {
-  const stages = [ocr, mlInference, search].map((create) => create(async () => undefined));
-
-  test.each([
-    ['words that are longer by half in lower case', 'Ⱥ'.repeat(13_000)],
-    ['words of four-byte characters', '😀'.repeat(6_500)],
-    ['words of ASCII letters', 'w'.repeat(26_000)],
-    ['words of control characters, which take six bytes each as JSON', '\u0001'.repeat(4_300)],
-  ])('is stored with the result of the sample stages (%s)', async (_what, word) => {
-    const words = ['a', 'b', 'c', 'd', 'e'].map((letter) => letter + word).join(' ');
-    const text = words + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(words));
-    expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
-    job = { ...job, text };
-    await repository.create(job);
-    expect(await repository.claim(job.jobId, MINE, NOW)).toMatchObject({ kind: 'claimed', job: { text } });
-    const { signal } = new AbortController();
-    const end = await runStages(stages, job, { signal, running: new Set(), clock: () => 0 });
-    expect(end.status).toBe('DONE');
-    expect(await repository.end(job.jobId, MINE, end, NOW)).toBe(true);
-    expect(await repository.find(job.jobId, NOW)).toMatchObject(end);
-  });
-
   test('is stored with the largest result that fitsItem allows', async () => {
     const text = 'x'.repeat(MAX_TEXT_BYTES);
     job = { ...job, text, jobId: '11111111-1111-4111-8111-111111111111' };

@@ -1,7 +1,12 @@
 import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
+import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
+import { MAX_TEXT_BYTES, sizeAsJson } from '../../src/job.ts';
+import { runStages } from '../../src/runStages.ts';
 import * as sampleStages from '../../src/sampleStages.ts';
 import type { Stage } from '../../src/stages.ts';
+import { captureConsole } from '../support/consoleCapture.ts';
+import { at, readTemplate } from '../support/template.ts';
 
 // On a busy machine, Jest's default of 5 s is too short.
 jest.setTimeout(60_000);
@@ -203,6 +208,20 @@ describe('search', () => {
   });
 });
 
+test.each([
+  ['words that are longer by half in lower case', 'Ⱥ'.repeat(13_000)],
+  ['words of four-byte characters', '😀'.repeat(6_500)],
+  ['words of ASCII letters', 'w'.repeat(26_000)],
+  ['words of control characters, which take six bytes each as JSON', '\u0001'.repeat(4_300)],
+])('the result for the longest text fits in an item with the text (%s)', async (_what, word) => {
+  const words = ['a', 'b', 'c', 'd', 'e'].map((letter) => letter + word).join(' ');
+  const text = words + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(words));
+  expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
+  captureConsole();
+  const end = await runStages(stages, { jobId: 'id', text }, { signal, running: new Set(), clock: () => 0 });
+  expect(end.status).toBe('DONE');
+});
+
 test('lower case makes no character longer by more than half, in bytes of UTF-8', () => {
   const longer: string[] = [];
   for (let code = 0; code <= 0x10ffff; code++) {
@@ -212,4 +231,14 @@ test('lower case makes no character longer by more than half, in bytes of UTF-8'
     if (lower !== character && Buffer.byteLength(lower) > 1.5 * Buffer.byteLength(character)) longer.push(character);
   }
   expect(longer).toEqual([]);
+});
+
+test('the shortest worker timeout gives the stages enough time', async () => {
+  pause.mockClear();
+  for (const stage of stages) await run(stage, SAMPLE);
+  const sampleMs = pause.mock.calls.reduce((sum, [milliseconds]) => sum + milliseconds, 0);
+  expect(sampleMs).toBe(5000);
+  expect(Number(at(readTemplate(), 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
+    sampleMs + MAX_OVERHEAD_MS,
+  );
 });

@@ -3,10 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/tableShape.ts';
-import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
 import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS } from '../../src/job.ts';
-import { mlInference, ocr, search } from '../../src/sampleStages.ts';
 import { at, nodeAt, readTemplate } from '../support/template.ts';
 
 const template = readTemplate();
@@ -89,19 +87,6 @@ test("deadlines and time limits use the worker's timeout and the maximum age of 
     WORKER_TIMEOUT_SECONDS: timeout,
     WORKER_MAX_EVENT_AGE_SECONDS: age,
   });
-});
-
-test('the shortest worker timeout gives the sample stages enough time', async () => {
-  let sampleMs = 0;
-  const pause = async (milliseconds: number) => {
-    sampleMs += milliseconds;
-  };
-  const { signal } = new AbortController();
-  for (const create of [ocr, mlInference, search]) await create(pause).run('a', { jobId: 'id', results: {}, signal });
-  expect(sampleMs).toBe(5000);
-  expect(Number(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
-    sampleMs + MAX_OVERHEAD_MS,
-  );
 });
 
 test("the lease of a crashed first attempt has expired by Lambda's last retry, about 3 minutes later", () => {
