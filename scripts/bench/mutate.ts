@@ -138,6 +138,7 @@ const mutants = [
   ...replacements(STAGES, 'raceWithAbort(work, signal)', 'work'),
   ...replacements(WORKER, "if (result === 'held')", 'if (false)'),
   ...replacements(WORKER, 'if (running.size > 0)', 'if (false)'),
+  ...replacements(WORKER, 'newToken: () => uuid()', "newToken: () => 'token'"),
 ].filter(({ name }) => name.includes(process.argv[2] ?? ''));
 
 const tree = mkdtempSync(join(tmpdir(), 'mutants-'));
