@@ -6,9 +6,10 @@
  * npm run test:mutation -- worker.ts
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { copyProject } from '../local/copyProject.ts';
 
 interface Mutant {
   readonly name: string;
@@ -169,23 +170,7 @@ function firstFailure(): string | undefined {
 }
 
 try {
-  for (const part of [
-    'src',
-    'tests',
-    'scripts',
-    'template.yaml',
-    'openapi.yaml',
-    'docs',
-    '.github',
-    'events',
-    'README.md',
-    'jest.config.js',
-    'package.json',
-    'tsconfig.json',
-  ]) {
-    cpSync(part, join(tree, part), { recursive: true });
-  }
-  symlinkSync(join(process.cwd(), 'node_modules'), join(tree, 'node_modules'), 'junction');
+  copyProject(tree);
   const broken = firstFailure();
   if (broken !== undefined) throw new Error(`The tests fail without a mutant: ${broken}`);
   console.log('| mutant | caught by |\n| --- | --- |');

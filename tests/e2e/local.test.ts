@@ -17,9 +17,10 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { copyProject } from '../../scripts/local/copyProject.ts';
 import { pollUntilEnded, request, sleep, stringField, submit } from './deployment.ts';
 
 jest.setTimeout(120_000);
@@ -34,13 +35,10 @@ const RETRIES = { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '18', LAMBDA_ASYNC_RETRY_MAX_
 const WORKER_TIMEOUT_SECONDS = 12;
 
 beforeAll(() => {
-  const leftOut = new Set(['.git', '.aws-sam', '.tools', '.env', 'coverage', 'node_modules']);
-  cpSync(root, checkout, { recursive: true, filter: (source) => !leftOut.has(relative(root, source)) });
+  copyProject(checkout);
   mkdirSync(join(checkout, '.tools'));
   mkdirSync(temporary);
-  for (const name of ['node_modules', '.tools/ministack', '.tools/sam']) {
-    symlinkSync(join(root, name), join(checkout, name));
-  }
+  for (const name of ['.tools/ministack', '.tools/sam']) symlinkSync(join(root, name), join(checkout, name));
   // The packages are already installed.
   utimesSync(join(checkout, 'package-lock.json'), 0, 0);
   edit('template.yaml', /(WorkerTimeoutSeconds:\n(?: +.*\n)*? +Default: )30\n/, `$1${WORKER_TIMEOUT_SECONDS}\n`);

@@ -1,13 +1,14 @@
 /** Applies the code and the settings of docs/make-it-yours.md to a copy of the project. */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { json } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { copyProject } from '../../scripts/local/copyProject.ts';
 import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
 import { pollUntilEnded, post, request, stringField, submit } from './deployment.ts';
 
@@ -15,7 +16,6 @@ jest.setTimeout(180_000);
 
 const root = resolve(import.meta.dirname, '..', '..');
 const page = readFileSync(join(root, 'docs', 'make-it-yours.md'), 'utf8');
-const NOT_COPIED = new Set(['.aws-sam', '.env', '.git', '.tools', 'coverage', 'node_modules']);
 const ORIGIN = 'https://www.example.com';
 const JOB_LIMIT_MS = 60_000;
 
@@ -58,8 +58,7 @@ function restoreSample(): void {
 beforeAll(async () => {
   aws = await startLocalAws();
   copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
-  cpSync(root, copy, { recursive: true, filter: (source) => !NOT_COPIED.has(relative(root, source)) });
-  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'), 'junction');
+  copyProject(copy);
 });
 
 afterAll(async () => {

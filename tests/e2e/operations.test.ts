@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, request as httpRequest, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import {
   CloudFormationClient,
@@ -28,6 +28,7 @@ import {
 import { GetQueueUrlCommand, ListQueuesCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { DynamoDBDocumentClient, PutCommand } from '@aws-sdk/lib-dynamodb';
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { copyProject } from '../../scripts/local/copyProject.ts';
 import { type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
 import { newJob, unixSeconds } from '../../src/job.ts';
 import { clientOptions } from './deployment.ts';
@@ -40,13 +41,7 @@ const folder = mkdtempSync(join(tmpdir(), 'operations '));
 const checkout = join(folder, 'check out');
 
 beforeAll(() => {
-  const leftOut = new Set(['.git', '.aws-sam', '.tools', '.env', 'coverage', 'node_modules']);
-  cpSync(root, checkout, {
-    recursive: true,
-    preserveTimestamps: true,
-    filter: (source) => !leftOut.has(relative(root, source)),
-  });
-  symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
+  copyProject(checkout);
   // The packages are already installed.
   utimesSync(join(checkout, 'package-lock.json'), 0, 0);
 });
