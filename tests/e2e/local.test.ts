@@ -44,7 +44,13 @@ beforeAll(() => {
   edit('template.yaml', /(WorkerTimeoutSeconds:\n(?: +.*\n)*? +Default: )30\n/, `$1${WORKER_TIMEOUT_SECONDS}\n`);
 });
 
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const started: ChildProcess[] = [];
+
+afterAll(() => {
+  // If tests have failed. The local AWS ends with its parent.
+  for (const child of started) child.kill('SIGKILL');
+  rmSync(folder, { recursive: true, force: true });
+});
 
 function edit(file: string, pattern: RegExp, replacement: string): void {
   const before = readFileSync(join(checkout, file), 'utf8');
@@ -94,6 +100,7 @@ async function startLocal(...args: string[]): Promise<Local> {
     stdio: ['ignore', output, output],
   });
   closeSync(output);
+  started.push(child);
   let start = 0;
   const read = async (pattern: RegExp) => {
     for (let tries = 0; tries < 600 && (tries === 0 || child.exitCode === null); tries += 1) {
