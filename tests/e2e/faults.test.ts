@@ -228,6 +228,15 @@ for (const [index, crashing] of ['first', 'second', 'third'].entries()) {
   });
 }
 
+scenario('a job whose worker crashes twice ends as DONE in its third attempt', async (world) => {
+  const ending = await runToEnd(world, 'crash-twice', {
+    stage: (stage, count) => (stage === 'first' && count <= 2 ? 'die' : undefined),
+  });
+  expect(ending).toMatchObject({ status: 'DONE', body: { result: FULL_RESULT } });
+  expect(runsOf(world, 'crash-twice')).toEqual([3, 1, 1]);
+  addRow('the worker crashes twice', ending, '2 worker errors');
+});
+
 scenario(
   'a stage that takes too long but obeys its signal ends its job as ERROR, and the process stays alive',
   async (world) => {
