@@ -127,11 +127,19 @@ async function freePort(): Promise<number> {
 }
 
 /** Waits until no process of the copy and no temporary file is left. Returns those left after some seconds. */
-async function remains(): Promise<string[]> {
+const remains = () => whatIsLeft(async () => [...(await processes()), ...readdirSync(temporary)]);
+
+/** Waits until no script of the copy with such a name runs. Returns those that still run after some seconds. */
+const scriptsThatRun = (name: RegExp) => whatIsLeft(async () => (await processes()).filter((line) => name.test(line)));
+
+async function processes(): Promise<string[]> {
+  const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
+  return stdout.split('\n').filter((line) => line.includes(folder));
+}
+
+async function whatIsLeft(list: () => Promise<string[]>): Promise<string[]> {
   for (let tries = 0; ; tries += 1) {
-    const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
-    const processes = stdout.split('\n').filter((line) => line.includes(folder));
-    const left = [...processes, ...readdirSync(temporary)];
+    const left = await list();
     if (left.length === 0 || tries === 50) return left;
     await sleep(100);
   }
@@ -288,10 +296,7 @@ describeOnPosix('local.sh', () => {
     child.kill('SIGTERM');
     await once(child, 'exit');
 
-    const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'command=']);
-    expect(
-      stdout.split('\n').filter((line) => line.includes(join(checkout, 'scripts')) && /crash|poll/.test(line)),
-    ).toEqual([]);
+    expect(await scriptsThatRun(/crash|poll/)).toEqual([]);
   });
 
   test("the operator's scripts work on it without a .env", async () => {
