@@ -60,6 +60,15 @@ test('the table has the same shape as in tests and local runs, and deletes expir
   });
 });
 
+test('the parameters for the table and the logs have an effect', () => {
+  expect(properties('JobsTable')).toMatchObject({
+    DeletionProtectionEnabled: { Ref: 'TableDeletionProtection' },
+    PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: { Ref: 'TablePointInTimeRecovery' } },
+    SSESpecification: { 'Fn::If': ['HasTableKmsEncryption', { SSEEnabled: true }, { Ref: 'AWS::NoValue' }] },
+  });
+  expect(properties('LogGroup')).toMatchObject({ RetentionInDays: { Ref: 'LogRetentionDays' } });
+});
+
 test('Lambda delivers an event as many times as a job can be attempted', () => {
   expect(at(properties('WorkerFunction'), 'EventInvokeConfig', 'MaximumRetryAttempts')).toBe(MAX_ATTEMPTS - 1);
 });
