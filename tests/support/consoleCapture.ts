@@ -11,12 +11,18 @@ export function captureConsole(): readonly string[] {
   return lines;
 }
 
+/** The metrics of one invocation, in CloudWatch's embedded metric format. */
+interface MetricsLine {
+  readonly _aws: { readonly CloudWatchMetrics: readonly [{ readonly Metrics: readonly { readonly Name: string }[] }] };
+  readonly [metric: string]: unknown;
+}
+
 /** The metrics that captured output contains, by name. */
 export function metricsIn(log: readonly string[]): Record<string, unknown> {
   const metrics: Record<string, unknown> = {};
   for (const line of log.filter((text) => text.includes('"_aws"'))) {
-    const { _aws: description, ...values } = JSON.parse(line);
-    for (const { Name } of description.CloudWatchMetrics[0].Metrics) metrics[Name] = values[Name];
+    const sent: MetricsLine = JSON.parse(line);
+    for (const { Name } of sent._aws.CloudWatchMetrics[0].Metrics) metrics[Name] = sent[Name];
   }
   return metrics;
 }
