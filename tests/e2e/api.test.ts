@@ -169,7 +169,7 @@ describe('A job', () => {
 describe('The sample stages', () => {
   const endOf = async (text: string) => (await pollUntilEnded(baseUrl, await accepted(text), JOB_LIMIT_MS)).end.json;
 
-  test('take five seconds, and return the results of the Python original', async () => {
+  test('are still running right after the 202, and return the results of the Python original', async () => {
     const jobId = await accepted(SAMPLE);
     expect((await getJob(baseUrl, jobId)).headers).toHaveProperty('retry-after', '1');
     expect((await pollUntilEnded(baseUrl, jobId, JOB_LIMIT_MS)).end.json).toMatchObject({
