@@ -6,39 +6,14 @@
  * run sends the event again. This is harmless, because the worker's claim decides whether a job runs.
  */
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
-import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import {
-  ChangeMessageVisibilityBatchCommand,
-  DeleteMessageCommand,
-  GetQueueAttributesCommand,
-  type Message,
-  ReceiveMessageCommand,
-  SQSClient,
-} from '@aws-sdk/client-sqs';
+import { LambdaClient } from '@aws-sdk/client-lambda';
+import { GetQueueAttributesCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { DynamoDBDocumentClient, GetCommand } from '@aws-sdk/lib-dynamodb';
-import { validate as isUuid } from 'uuid';
 import { isExpired, phaseOf, unixSeconds } from '../../src/job.ts';
 import { parseJob } from '../../src/jobRepository.ts';
 import { messageOf } from './errors.ts';
-import { oneLine } from './oneLine.ts';
+import { type FailedEvent, FailedEvents, HIDDEN_SECONDS, MAX_EVENTS, sendAgain } from './failedEvents.ts';
 import { requireOutput, requireStack, run } from './stack.ts';
-
-/** The most events that one run handles. */
-const MAX_EVENTS = 1000;
-/** How long SQS hides the events from other runs, in seconds. Longer than a run takes. */
-const HIDDEN_SECONDS = 600;
-/** The most messages that SQS accepts or returns in one call. */
-const BATCH_SIZE = 10;
-const MAX_REASON_CHARACTERS = 120;
-
-interface FailedEvent {
-  readonly receiptHandle: string;
-  /** Undefined if the message is not from Lambda, or has no job id. */
-  readonly jobId: string | undefined;
-  readonly requestPayload: unknown;
-  /** When, how and why the event failed. */
-  readonly description: string;
-}
 
 /** What --send does with an event, and why. */
 interface Plan {
@@ -59,7 +34,8 @@ await run(async () => {
   const tableName = requireOutput(stack, 'JobsTableName');
   const workerName = requireOutput(stack, 'WorkerFunctionName');
 
-  const events = await receive(queueUrl);
+  const queue = new FailedEvents(sqs, queueUrl);
+  const events = await queue.receive();
   const left = new Set(events);
   try {
     for (const event of events) {
@@ -68,40 +44,19 @@ await run(async () => {
         print(event, plan.reason);
         continue;
       }
-      if (plan.action === 'send') await send(event, workerName);
+      if (plan.action === 'send') await sendAgain(lambda, workerName, event);
       print(event, plan.action === 'send' ? 'sent' : `${plan.reason}, deleted`);
-      await sqs.send(new DeleteMessageCommand({ QueueUrl: queueUrl, ReceiptHandle: event.receiptHandle }));
+      await queue.delete(event);
       left.delete(event);
     }
   } finally {
-    await release(queueUrl, [...left]);
+    await queue.release([...left]);
     console.log(`Failed events: ${events.length}, left in the queue: ${left.size}`);
   }
   if (events.length === MAX_EVENTS) console.log(`There may be more: one run handles at most ${MAX_EVENTS}`);
   await warnOfHiddenEvents(queueUrl);
   return 0;
 });
-
-/** Reads the queue until it is empty or {@link MAX_EVENTS} are read. SQS hides the events from other runs. */
-async function receive(queueUrl: string): Promise<FailedEvent[]> {
-  const events = new Map<string, FailedEvent>();
-  while (events.size < MAX_EVENTS) {
-    const { Messages: messages = [] } = await sqs.send(
-      new ReceiveMessageCommand({
-        QueueUrl: queueUrl,
-        MessageSystemAttributeNames: ['SentTimestamp'],
-        MaxNumberOfMessages: Math.min(BATCH_SIZE, MAX_EVENTS - events.size),
-        VisibilityTimeout: HIDDEN_SECONDS,
-        // Long polling asks all servers of SQS, so an empty response means an empty queue.
-        WaitTimeSeconds: 1,
-      }),
-    );
-    if (messages.length === 0) break;
-    // SQS may return a message twice. Only the newer receipt is valid.
-    for (const message of messages) events.set(message.MessageId ?? '', parse(message));
-  }
-  return [...events.values()];
-}
 
 /** Decides by the job's phase, without changing the job. */
 async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan> {
@@ -127,28 +82,6 @@ async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan>
   }
 }
 
-async function send({ requestPayload }: FailedEvent, workerName: string): Promise<void> {
-  const Payload = JSON.stringify(requestPayload);
-  await lambda.send(new InvokeCommand({ FunctionName: workerName, InvocationType: 'Event', Payload }));
-}
-
-/** Makes events visible in the queue again. */
-async function release(queueUrl: string, events: readonly FailedEvent[]): Promise<void> {
-  for (let start = 0; start < events.length; start += BATCH_SIZE) {
-    const batch = events.slice(start, start + BATCH_SIZE);
-    await sqs.send(
-      new ChangeMessageVisibilityBatchCommand({
-        QueueUrl: queueUrl,
-        Entries: batch.map(({ receiptHandle }, index) => ({
-          Id: String(index),
-          ReceiptHandle: receiptHandle,
-          VisibilityTimeout: 0,
-        })),
-      }),
-    );
-  }
-}
-
 async function warnOfHiddenEvents(queueUrl: string): Promise<void> {
   const { Attributes } = await sqs.send(
     new GetQueueAttributesCommand({ QueueUrl: queueUrl, AttributeNames: ['ApproximateNumberOfMessagesNotVisible'] }),
@@ -163,40 +96,4 @@ async function warnOfHiddenEvents(queueUrl: string): Promise<void> {
 
 function print({ description }: FailedEvent, outcome: string): void {
   console.log(`${description}  ${outcome}`);
-}
-
-function parse({ Body = '', MessageId = '', ReceiptHandle = '', Attributes = {} }: Message): FailedEvent {
-  const record = parseJson(Body);
-  const requestPayload = field(record, 'requestPayload');
-  const id = field(requestPayload, 'jobId');
-  const jobId = typeof id === 'string' && isUuid(id) ? id : undefined;
-  const context = field(record, 'requestContext');
-  const error = field(field(record, 'responsePayload'), 'errorMessage');
-  const columns = [
-    jobId ?? `no job id (message ${MessageId})`,
-    new Date(Number(Attributes['SentTimestamp'] ?? 0)).toISOString(),
-    field(context, 'condition') ?? '-',
-    `invoked ${field(context, 'approximateInvokeCount') ?? '?'} times`,
-    error ?? field(field(record, 'responseContext'), 'functionError') ?? '-',
-  ];
-  return { receiptHandle: ReceiptHandle, jobId, requestPayload, description: columns.map(printable).join('  ') };
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function field(value: unknown, name: string): unknown {
-  return typeof value === 'object' && value !== null
-    ? new Map<string, unknown>(Object.entries(value)).get(name)
-    : undefined;
-}
-
-function printable(value: unknown): string {
-  const text = oneLine(typeof value === 'string' ? value : JSON.stringify(value));
-  return text.length > MAX_REASON_CHARACTERS ? `${text.slice(0, MAX_REASON_CHARACTERS)}...` : text;
 }
