@@ -1,9 +1,14 @@
-import { expect, test } from '@jest/globals';
+import { afterEach, expect, jest, test } from '@jest/globals';
+import { JobRepository } from '../../src/jobRepository.ts';
 import { checkSequences, newWorld } from './checkSequences.ts';
 import { outcomes } from './simulatedWorld.ts';
 
 // Fixed, so every run tries the same sequences. `npm run test:soak` tries new ones.
 const SEED = 3;
+
+afterEach(() => {
+  jest.restoreAllMocks();
+});
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
   await checkSequences({ runs: 300, seed: SEED, hasWildClocks: false });
@@ -43,6 +48,21 @@ test('a POST whose job expires before the response is not checked against the ne
   await world.accept('k', 'a');
   await world.runOut(late);
   await world.settle();
+});
+
+test('code that waits for something that the model does not control is reported at once', async () => {
+  jest.spyOn(JobRepository.prototype, 'claim').mockReturnValue(new Promise(() => undefined));
+
+  const search = checkSequences({ runs: 20, seed: SEED, hasWildClocks: false });
+
+  await expect(search).rejects.toMatchObject({
+    message: expect.stringMatching(/seed: -?\d+, path: .*\n.*accept\(k, a\),deliver\(/),
+    cause: {
+      message: expect.stringMatching(
+        /^worker 1 waits for something other than a call or a stage\n.*POST 1: returns 202.*worker 1: job 1/s,
+      ),
+    },
+  });
 });
 
 test('the sequences reach every outcome', () => {

@@ -1,12 +1,7 @@
 import fc from 'fast-check';
-import {
-  type Fate,
-  type Invocation,
-  type LastFate,
-  MAX_SKEW_MS,
-  type SimulatedWorld,
-  WILD_SKEW_MS,
-} from './simulatedWorld.ts';
+import { MAX_SKEW_MS, WILD_SKEW_MS } from './guarantees.ts';
+import type { Invocation } from './simulatedInvocation.ts';
+import type { Fate, LastFate, SimulatedWorld } from './simulatedWorld.ts';
 
 /** One move in the world, which is both the model and the system under test. */
 type Move = fc.AsyncCommand<SimulatedWorld, SimulatedWorld>;

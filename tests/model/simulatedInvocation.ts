@@ -1,6 +1,9 @@
 import type { WireResponse } from './dynamodbEngine.ts';
 import type { Caller } from './interceptedClient.ts';
 
+/** The code makes all its progress in one turn of the event loop, or a few if the SDK retries a call. */
+const MAX_TURNS = 100;
+
 /** A call that waits for the world to decide what happens to it. */
 export interface Call {
   readonly label: string;
@@ -92,13 +95,27 @@ export class Invocation implements Caller {
     return !this.isDead && !this.sandbox.isFrozen;
   }
 
-  /** Lets the code continue. Resolves when the code waits again or is done. */
+  /**
+   * Lets the code continue. Resolves when the code waits again or is done. Rejects if neither happens,
+   * because the code then waits for something that the world does not know.
+   */
   async step(go: () => void): Promise<void> {
-    const paused = new Promise<void>((resolve) => {
-      this.#pause = resolve;
-    });
-    go();
-    await paused;
+    const { promise: paused, resolve, reject } = Promise.withResolvers<void>();
+    this.#pause = resolve;
+    let turns = 0;
+    const watch = setInterval(() => {
+      turns += 1;
+      // A call that was pending before is still pending, so the world can go on.
+      if (turns === 2 && this.call !== undefined) resolve();
+      const cause = this.work === undefined ? 'something other than a call or a stage' : 'a stage whose time is up';
+      if (turns === MAX_TURNS) reject(new Error(`${this.name} waits for ${cause}`));
+    }, 1);
+    try {
+      go();
+      await paused;
+    } finally {
+      clearInterval(watch);
+    }
   }
 
   /** The handler has returned or thrown. */

@@ -1,30 +1,33 @@
 import { setImmediate } from 'node:timers/promises';
-import { isDeepStrictEqual } from 'node:util';
 import { DeleteCommand } from '@aws-sdk/lib-dynamodb';
 import type { APIGatewayProxyResult } from 'aws-lambda';
-import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
 import { buildHandler as buildCreateJob } from '../../src/handlers/createJob.ts';
 import { buildHandler as buildGetJob } from '../../src/handlers/getJob.ts';
 import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
-import { type End, isEnded, type Job, type Lease, MAX_ATTEMPTS, phaseOf, unixSeconds } from '../../src/job.ts';
+import type { End, Lease } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { StageError } from '../../src/stageError.ts';
 import type { Stage } from '../../src/stages.ts';
 import { getJobEvent, postJobEvent } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 import type { WireResponse } from './dynamodbEngine.ts';
+import {
+  guarantees,
+  isFinal,
+  type Knowledge,
+  type KnownJob,
+  LIFETIMES,
+  latestEnd,
+  mayBeExpired,
+  pick,
+  type Seen,
+  WILD_SKEW_MS,
+} from './guarantees.ts';
 import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
 import { Invocation, Sandbox } from './simulatedInvocation.ts';
 
-/** As in template.yaml, except for a shorter maximum age of events. */
-const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };
 const HTTP_TIMEOUT_MS = 28_000;
 const START_MS = Date.UTC(2030, 0, 1);
-
-/** How far a clock may be ahead of true time. No clock is behind. */
-export const MAX_SKEW_MS = 5000;
-/** The same for sequences with unrealistically wrong clocks. */
-export const WILD_SKEW_MS = 3600_000;
 
 /**
  * What happens to a call:
@@ -45,23 +48,8 @@ interface LambdaEvent {
   readonly failures: number;
 }
 
-/** What is known about a job id: the job that has it now, and what clients were told about that job. */
-interface Track {
-  readonly jobId: string;
-  /** The id was made from an idempotency key. */
-  readonly hasKey: boolean;
-  /** Counts the jobs with this id, which can be reused once a job is deleted or expired. */
-  incarnation: number;
-  record: Job | undefined;
-  readonly texts: Set<string>;
-  /** A POST returned 202. */
-  isAccepted: boolean;
-  /** A POST was killed or cut off, so its job may remain although there was no 202. */
-  isExcused: boolean;
-  /** The end that a GET has returned, and how many invocations had started by then. */
-  shown: object | undefined;
-  shownAt: number;
-}
+/** What is known about a job id, as the world records it. */
+type Track = { -readonly [Name in keyof KnownJob]: KnownJob[Name] } & { readonly texts: Set<string> };
 
 /** How often each outcome has occurred. A test checks that the sequences reach all of them. */
 export const outcomes = new Map<string, number>();
@@ -69,9 +57,9 @@ export const outcomes = new Map<string, number>();
 /**
  * Simulates Lambda, the network, clients and clocks around the real handlers, the real repository
  * and a real DynamoDB engine. Nothing happens unless a method of this class makes it happen, and each
- * method checks the guarantees before it returns.
+ * method checks the guarantees before it returns. An error has a trace of everything that happened.
  */
-export class SimulatedWorld {
+export class SimulatedWorld implements Knowledge {
   readonly queue: LambdaEvent[] = [];
   readonly failedEvents: LambdaEvent[] = [];
   /** Calls that their callers have given up on, but that are still to be carried out. */
@@ -85,8 +73,8 @@ export class SimulatedWorld {
   readonly #trace: string[] = [];
   readonly #dynamodb: InterceptedDynamodb;
   readonly #run: string;
-  readonly #hasWildClocks: boolean;
-  #now = START_MS;
+  readonly hasWildClocks: boolean;
+  now = START_MS;
   #ids = 0;
   #violation: string | undefined;
 
@@ -94,7 +82,11 @@ export class SimulatedWorld {
   constructor(dynamodb: InterceptedDynamodb, run: number, hasWildClocks: boolean) {
     this.#dynamodb = dynamodb;
     this.#run = run.toString(16).padStart(8, '0');
-    this.#hasWildClocks = hasWildClocks;
+    this.hasWildClocks = hasWildClocks;
+  }
+
+  get jobs(): readonly KnownJob[] {
+    return [...this.#tracks.values()];
   }
 
   get jobIds(): readonly string[] {
@@ -103,15 +95,15 @@ export class SimulatedWorld {
 
   /** The invocations that are waiting for a call. */
   get calling(): readonly Invocation[] {
-    return this.#invocations.filter(({ call, isRunning }) => call !== undefined && isRunning);
+    return this.invocations.filter(({ call, isRunning }) => call !== undefined && isRunning);
   }
 
   /** The invocations with a running stage. */
   get working(): readonly Invocation[] {
-    return this.#invocations.filter(({ work, isRunning }) => work !== undefined && isRunning);
+    return this.invocations.filter(({ work, isRunning }) => work !== undefined && isRunning);
   }
 
-  get #invocations(): readonly Invocation[] {
+  get invocations(): readonly Invocation[] {
     return this.#sandboxes.flatMap(({ invocations }) => invocations);
   }
 
@@ -126,7 +118,7 @@ export class SimulatedWorld {
       lifetimes: LIFETIMES,
       idNamespace: this.#run,
       newId: () => this.#newId(),
-      clock: () => this.#now + invocation.skew,
+      clock: () => this.now + invocation.skew,
     });
     const event = postJobEvent(JSON.stringify({ text }), {
       headers: key === undefined ? {} : { 'Idempotency-Key': key },
@@ -142,28 +134,21 @@ export class SimulatedWorld {
     const invocation = await this.#runNew(() => this.post(key, text, 0));
     const { jobId, status } = invocation;
     if (jobId === undefined) return;
-    const { record } = this.#track(jobId);
-    if (record !== undefined && this.#mayBeExpired(record)) return;
-    this.#check(status === 202 || status === 422, 'a POST failed without a fault');
-    if (status !== 202 || record === undefined || phaseOf(record, unixSeconds(this.#now)) !== 'claimable') return;
-    this.#check(
-      this.queue.some((event) => event.jobId === jobId),
-      '202 for a job that no event will start',
-    );
+    this.#see({ what: 'response to a POST without faults', job: this.#track(jobId), status });
     this.#verify();
   }
 
   async get(jobId: string, skew: number): Promise<Invocation> {
     const invocation = this.#newInvocation('GET', HTTP_TIMEOUT_MS, skew);
-    this.#log(invocation, `${this.#short(jobId)}, clock +${skew} ms`);
+    this.#log(invocation, `${this.#track(jobId).name}, clock +${skew} ms`);
     const handle = buildGetJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
-      clock: () => this.#now + invocation.skew,
+      clock: () => this.now + invocation.skew,
     });
-    const { incarnation, isAccepted, shown } = this.#track(jobId);
+    const before = { ...this.#track(jobId) };
     return this.#start(invocation, async () => {
       const response = await handle(getJobEvent(jobId), this.#contextOf(invocation));
-      return () => this.#onGetResponse(invocation, jobId, response, { incarnation, isAccepted, shown });
+      return () => this.#onGetResponse(invocation, before, response);
     });
   }
 
@@ -198,7 +183,7 @@ export class SimulatedWorld {
     this.#log(
       invocation,
       [
-        this.#short(jobId),
+        this.#track(jobId).name,
         `clock +${skew} ms`,
         ...(isDuplicate ? ['a duplicate'] : []),
         ...(ignoresSignal ? ['ignores its signal'] : []),
@@ -208,7 +193,9 @@ export class SimulatedWorld {
     const stage = (name: string): Stage => ({
       name,
       run: async (text, { results, signal }) => {
-        this.#onStageStart(invocation, jobId, text);
+        invocation.stagesStartedAt ??= this.now;
+        this.#log(invocation, 'a stage starts');
+        this.#see({ what: 'stage start', job: this.#track(jobId), invocation, text });
         invocation.unsettledStages += 1;
         try {
           await invocation.doWork(ignoresSignal ? undefined : signal);
@@ -223,14 +210,14 @@ export class SimulatedWorld {
       stages: [stage('first'), stage('second')],
       workerTimeout: LIFETIMES.workerTimeout,
       startTimer: (milliseconds, onTime) => {
-        invocation.timerDueAt = this.#now + Math.max(0, milliseconds);
+        invocation.timerDueAt = this.now + Math.max(0, milliseconds);
         invocation.onTimer = onTime;
         return () => {
           invocation.timerDueAt = Number.POSITIVE_INFINITY;
         };
       },
       newToken: () => this.#newId(),
-      clock: () => this.#now + invocation.skew,
+      clock: () => this.now + invocation.skew,
       endProcess: () => {
         this.#log(invocation, 'ends its process');
         count('process ended');
@@ -239,19 +226,12 @@ export class SimulatedWorld {
         return ended;
       },
     });
-    const { incarnation } = this.#track(jobId);
+    const before = { ...this.#track(jobId) };
     return this.#start(invocation, async () => {
       await handle({ jobId }, this.#contextOf(invocation));
       return () => {
         count('worker done');
-        const track = this.#track(jobId);
-        const { record } = track;
-        // If the job was deleted and another one created, the POST of the new job sends its own event.
-        const isReplaced = track.incarnation !== incarnation;
-        this.#check(
-          record === undefined || isReplaced || isEnded(record) || this.#mayBeExpired(record),
-          'an event is gone, but its job has not ended',
-        );
+        this.#see({ what: 'success of the worker', job: this.#track(jobId), before });
       };
     });
   }
@@ -260,8 +240,8 @@ export class SimulatedWorld {
   async redrive(index: number): Promise<void> {
     const [event] = this.failedEvents.splice(index, 1);
     if (event === undefined) return;
-    this.#trace.push(`redrive ${this.#short(event.jobId)}`);
-    this.queue.push({ ...event, failures: 0, queuedAt: this.#now });
+    this.#trace.push(`redrive ${this.#track(event.jobId).name}`);
+    this.queue.push({ ...event, failures: 0, queuedAt: this.now });
   }
 
   // ---------------------------------------------------------------------------------------------- moves
@@ -280,16 +260,16 @@ export class SimulatedWorld {
     invocation.call = undefined;
     const { response } = call;
     if (fate === 'served' && response !== undefined) {
-      await invocation.step(() => call.respond(response));
+      await this.#step(invocation, () => call.respond(response));
     } else if (fate === 'refused') {
       this.#log(invocation, `${call.label} -> refused`);
       this.#onLostCall(invocation, call.label);
-      await invocation.step(() => call.respond(REFUSED));
+      await this.#step(invocation, () => call.respond(REFUSED));
     } else {
       this.#log(invocation, `${call.label} -> ${isOpen ? fate : 'response lost'}`);
       if (fate === 'late' && isOpen) this.late.push({ invocation, label: call.label, land: call.perform });
       if (call.isRetry) this.#onLostCall(invocation, call.label);
-      await invocation.step(() => call.fail(timeoutError()));
+      await this.#step(invocation, () => call.fail(timeoutError()));
     }
     this.#verify();
   }
@@ -313,7 +293,7 @@ export class SimulatedWorld {
       settle();
       await setImmediate();
     } else {
-      await invocation.step(settle);
+      await this.#step(invocation, settle);
     }
     this.#verify();
   }
@@ -353,20 +333,20 @@ export class SimulatedWorld {
 
   /** Time passes: timers fire, Lambda kills invocations at their timeout and gives up on old events. */
   async advance(milliseconds: number, fate: LastFate): Promise<void> {
-    const target = this.#now + milliseconds;
+    const target = this.now + milliseconds;
     for (;;) {
-      const due = this.#invocations
+      const due = this.invocations
         .filter(({ isDead, isDone }) => !isDead && !isDone)
         .map((invocation) => ({ invocation, at: Math.min(invocation.killedAt, invocation.timerDueAt) }))
         .filter(({ at }) => at <= target)
         .sort((a, b) => a.at - b.at)[0];
       if (due === undefined) break;
       const { invocation, at } = due;
-      this.#now = Math.max(this.#now, at);
+      this.now = Math.max(this.now, at);
       if (at === invocation.killedAt) await this.kill(invocation, fate);
       else await this.#fireTimer(invocation);
     }
-    this.#now = target;
+    this.now = target;
     for (const event of this.queue.filter(({ queuedAt }) => queuedAt + LIFETIMES.maxEventAge * 1000 < target)) {
       this.queue.splice(this.queue.indexOf(event), 1);
       this.failedEvents.push(event);
@@ -380,7 +360,7 @@ export class SimulatedWorld {
   async advanceToExpiry(jobId: string, milliseconds: number): Promise<void> {
     const { record } = this.#track(jobId);
     if (record !== undefined)
-      await this.advance(Math.max(0, record.expiresAt * 1000 - this.#now + milliseconds), 'dropped');
+      await this.advance(Math.max(0, record.expiresAt * 1000 - this.now + milliseconds), 'dropped');
   }
 
   async setClock(invocation: Invocation, skew: number): Promise<void> {
@@ -391,32 +371,23 @@ export class SimulatedWorld {
   /** DynamoDB deletes an expired job. */
   async sweep(jobId: string): Promise<void> {
     const { record } = this.#track(jobId);
-    if (record === undefined || record.expiresAt * 1000 > this.#now) return;
+    if (record === undefined || record.expiresAt * 1000 > this.now) return;
     await this.#dynamodb.client.send(new DeleteCommand({ TableName: TABLE_NAME, Key: { jobId } }));
-    this.#trace.push(`${this.#time()} DynamoDB deletes ${this.#short(jobId)}`);
+    this.#trace.push(`${this.#time()} DynamoDB deletes ${this.#track(jobId).name}`);
     await this.#observe(jobId);
     this.#verify();
   }
 
   /** Checks that every job ends within the bound and that later deliveries do not change it. No more faults occur. */
   async settle(): Promise<void> {
-    const jobs = [...this.#tracks.values()].flatMap(({ record }) => record ?? []);
-    const { maxEventAge, workerTimeout } = LIFETIMES;
-    const bound = Math.max(
-      0,
-      ...jobs.map(({ createdAt }) => createdAt + maxEventAge + 2 * workerTimeout + MAX_SKEW_MS / 1000),
-    );
-    await this.advance(Math.max(0, bound * 1000 - this.#now, this.#hasWildClocks ? 3 * WILD_SKEW_MS : 0), 'dropped');
+    const jobs = [...this.#tracks.values()].filter(({ record }) => record !== undefined);
+    const bound = Math.max(0, ...jobs.flatMap(({ record }) => (record === undefined ? [] : latestEnd(record))));
+    await this.advance(Math.max(0, bound * 1000 - this.now, this.hasWildClocks ? 3 * WILD_SKEW_MS : 0), 'dropped');
     for (const round of ['before', 'after']) {
-      for (const { jobId } of jobs) {
-        const before = this.#track(jobId).record;
-        if (before === undefined || this.#mayBeExpired(before)) continue;
-        await this.#runNew(() => this.get(jobId, 0));
-        const { record, shown } = this.#track(jobId);
-        this.#check(
-          record !== undefined && isEnded(record) && shown !== undefined,
-          `${this.#short(jobId)} did not end in time`,
-        );
+      for (const job of jobs) {
+        if (job.record === undefined || mayBeExpired(job.record, this)) continue;
+        await this.#runNew(() => this.get(job.jobId, 0));
+        this.#see({ what: 'end of time', job });
       }
       while (round === 'before' && this.queue.length > 0) await this.#runNew(() => this.deliver(0, { reuse: 0 }));
     }
@@ -425,180 +396,69 @@ export class SimulatedWorld {
 
   // ------------------------------------------------------------------------------------------ responses
 
-  #onPostResponse(invocation: Invocation, text: string, { statusCode, body }: APIGatewayProxyResult): void {
-    invocation.status = statusCode;
+  #onPostResponse(invocation: Invocation, text: string, { statusCode: status, body }: APIGatewayProxyResult): void {
+    invocation.status = status;
+    this.#log(invocation, `returns ${status} ${body}`);
+    count(`POST ${status}`);
+    if (invocation.jobId === undefined) return;
+    const job = this.#track(invocation.jobId);
+    this.#see({ what: 'POST response', job, invocation, text, status, body: JSON.parse(body) });
+    // Otherwise the job that it read has expired, and another POST has created the next one.
+    if (status === 202 && job.incarnation === invocation.incarnation) job.isAccepted = true;
+  }
+
+  #onGetResponse(invocation: Invocation, before: KnownJob, { statusCode: status, body }: APIGatewayProxyResult): void {
+    this.#log(invocation, `returns ${status} ${body}`);
     const response: unknown = JSON.parse(body);
-    this.#log(invocation, `returns ${statusCode} ${body}`);
-    count(`POST ${statusCode}`);
-    const track = invocation.jobId === undefined ? undefined : this.#track(invocation.jobId);
-    if (track === undefined) return;
-    if (statusCode === 422)
-      this.#check(
-        [...track.texts].some((other) => other !== text),
-        '422 for the same text',
-      );
-    if (statusCode !== 202) return;
-    const { record, jobId } = track;
-    this.#check(isDeepStrictEqual(pick(response, 'jobId'), jobId), '202 with the id of another job');
-    if (record !== undefined && this.#mayBeExpired(record)) return;
-    // The job that it read has expired, and another POST has created the next one.
-    if (track.incarnation !== invocation.incarnation) return;
-    this.#check(record !== undefined, '202 without a job');
-    if (record === undefined) return;
-    this.#check(record.text === text, '202 for a job with a different text');
-    const told = STATUSES.find((status) => status === pick(response, 'status'));
-    this.#check(
-      told !== undefined && RANK[told] <= RANK[record.status],
-      '202 with a status that the job has not reached yet',
-    );
-    const wasShown = track.shown !== undefined && track.shownAt <= invocation.number;
-    this.#check(!wasShown || told === record.status, '202 with a status other than the end that a GET returned');
-    track.isAccepted = true;
+    const seen = status === 200 ? [pick(response, 'status'), pick(response, 'errorMessage')] : [];
+    count(['GET', status, ...seen].filter((part) => part !== undefined).join(' '));
+    const job = this.#track(before.jobId);
+    this.#see({ what: 'GET response', job, before, status, body: response });
+    if (job.incarnation !== before.incarnation || job.shown !== undefined || !isFinal(response)) return;
+    job.shown = response;
+    job.shownAt = this.invocations.length;
   }
 
-  #onGetResponse(
-    invocation: Invocation,
-    jobId: string,
-    { statusCode, body }: APIGatewayProxyResult,
-    before: Pick<Track, 'incarnation' | 'isAccepted' | 'shown'>,
-  ): void {
-    this.#log(invocation, `returns ${statusCode} ${body}`);
-    const response: unknown = JSON.parse(body);
-    const status = pick(response, 'status');
-    count(
-      `GET ${statusCode} ${statusCode === 200 ? `${String(status)} ${String(pick(response, 'errorMessage') ?? '')}`.trim() : ''}`.trim(),
-    );
-    if (statusCode === 500) return;
-    const track = this.#track(jobId);
-    const { record } = track;
-    const isSame = track.incarnation === before.incarnation;
-    if (isSame && record !== undefined && !this.#mayBeExpired(record)) {
-      this.#check(!before.isAccepted || statusCode === 200, 'an accepted job is not found');
-      this.#check(
-        before.shown === undefined || isDeepStrictEqual(response, before.shown),
-        'an end has changed since a GET returned it',
-      );
-    }
-    if (!isSame || typeof response !== 'object' || response === null || (status !== 'DONE' && status !== 'ERROR'))
-      return;
-    this.#check(
-      record !== undefined && isDeepStrictEqual(response, publicFields(record)),
-      'a GET returned an end that is not stored',
-    );
-    if (track.shown !== undefined) return;
-    track.shown = response;
-    track.shownAt = this.#invocations.length;
-  }
-
-  #onStageStart(invocation: Invocation, jobId: string, text: string): void {
-    const track = this.#track(jobId);
-    const { record } = track;
-    invocation.stagesStartedAt ??= this.#now;
-    this.#log(invocation, 'a stage starts');
-    count('stage');
-    this.#check(record === undefined || record.text === text, "a stage got another job's text");
-    this.#check(
-      track.hasKey || track.isAccepted || track.isExcused || this.#hasOpenPost(jobId),
-      'a job is running although its POST failed',
-    );
-    const inProcess = invocation.sandbox.invocations.filter(
-      (other) => other !== invocation && other.unsettledStages > 0,
-    );
-    this.#check(inProcess.length === 0, "an earlier invocation's stage is running in this process");
-    if (this.#hasWildClocks) return;
-    const others = this.#invocations.filter(
-      (other) => other !== invocation && other.jobId === jobId && other.unsettledStages > 0 && !other.isDead,
-    );
-    this.#check(others.length === 0, 'two invocations are running stages of the same job');
-    this.#check(record?.status === 'IN_PROGRESS', 'a stage started although the job is not IN_PROGRESS');
-  }
-
-  /** Checks that the end is stored, and that stages that timed out had their full time. */
   onEndStored(invocation: Invocation, jobId: string, end: End): void {
-    const { record } = this.#track(jobId);
-    const isStored =
-      record?.status === 'DONE'
-        ? end.status === 'DONE' && record.result === end.result
-        : record?.status === 'ERROR' && end.status === 'ERROR' && record.errorMessage === end.errorMessage;
-    this.#check(isStored, 'the repository reported an end as stored, but it is not');
-    if (end.status === 'ERROR' && end.errorMessage.endsWith('took too long')) {
-      this.#check(
-        invocation.stagesHadMs >= LIFETIMES.workerTimeout * 1000 - MAX_OVERHEAD_MS,
-        'a job ended as too slow without having had its full time',
-      );
-    }
+    this.#see({ what: 'final write', job: this.#track(jobId), invocation, end });
   }
 
-  // ----------------------------------------------------------------------------------------- invariants
+  // ----------------------------------------------------------------------------------------- guarantees
 
   /** Reads a record after a write and compares it with its previous state. */
   async #observe(jobId: string): Promise<void> {
-    const track = this.#track(jobId);
-    const before = track.record;
+    const job = this.#track(jobId);
+    const before = job.record;
     const after = await this.#dynamodb.peek(jobId);
-    track.record = after;
-    if (after !== undefined) track.texts.add(after.text);
+    job.record = after;
+    if (after !== undefined) job.texts.add(after.text);
     if (before === undefined && after === undefined) return;
-    if (
-      before === undefined ||
-      after === undefined ||
-      (this.#mayBeExpired(before) && after.createdAt > before.createdAt)
-    ) {
-      if (before !== undefined && !this.#mayBeExpired(before)) {
-        this.#check(!track.isAccepted, 'an accepted job is gone');
-        this.#check(!track.hasKey, 'a job with a key is gone');
-        this.#check(before.status === 'PENDING', 'a job is gone although a worker had claimed it');
-      }
-      track.incarnation += 1;
-      track.isAccepted = false;
-      track.isExcused = false;
-      track.shown = undefined;
+    const wasExpired = before !== undefined && mayBeExpired(before, this);
+    if (before !== undefined && after !== undefined && !(wasExpired && after.createdAt > before.createdAt)) {
+      this.#see({ what: 'change', job, before, after });
       return;
     }
-    for (const name of ['text', 'createdAt', 'expiresAt', 'deadline'] as const) {
-      this.#check(before[name] === after[name], `${name} changed`);
-    }
-    this.#check(RANK[after.status] >= RANK[before.status], 'the status moved backwards');
-    this.#check(after.attempt >= before.attempt && after.attempt <= MAX_ATTEMPTS, 'the attempts are miscounted');
-    if (isEnded(before)) this.#check(isDeepStrictEqual(publicFields(before), publicFields(after)), 'an end changed');
-    else if (after.status === 'ERROR' && after.errorMessage.startsWith('Processing failed') && !this.#hasWildClocks) {
-      const latest = unixSeconds(this.#now + MAX_SKEW_MS);
-      this.#check(phaseOf(before, latest) === 'lapsed', 'a job lapsed although it could still have ended otherwise');
-    }
-    if (after.status === 'DONE') {
-      const results: unknown = JSON.parse(after.result);
-      const by = ['first', 'second'].map((stage) => pick(pick(results, stage), 'by'));
-      this.#check(by[0] !== undefined && by[0] === by[1], 'a result is from two attempts');
-      this.#check(
-        isDeepStrictEqual(pick(pick(results, 'second'), 'after'), ['first']),
-        'the second stage did not get the result of the first',
-      );
+    if (before !== undefined && !wasExpired) this.#see({ what: 'loss', job, before });
+    job.incarnation += 1;
+    job.isAccepted = false;
+    job.isExcused = false;
+    job.shown = undefined;
+  }
+
+  /** Records the first violation of a guarantee. It is thrown later, because the product's code could catch it here. */
+  #see(seen: Seen): void {
+    for (const [name, guarantee] of Object.entries(guarantees)) {
+      for (const violation of guarantee(seen, this)) this.#violation ??= this.#withTrace(`${name}: ${violation}`);
     }
   }
 
   #verify(): void {
-    for (const { jobId, hasKey, record, isAccepted, isExcused } of this.#tracks.values()) {
-      if (record === undefined || hasKey || isAccepted || isExcused || this.#mayBeExpired(record)) continue;
-      this.#check(this.#hasOpenPost(jobId), `${this.#short(jobId)} exists although its POST failed`);
-    }
+    this.#see({ what: 'end of a move' });
     if (this.#violation !== undefined) throw new Error(this.#violation);
   }
 
-  /** Records a violation. It is thrown later, because the product's code could catch it here. */
-  #check(holds: boolean, violation: string): void {
-    if (!holds) this.#violation ??= `${violation}\n${this.#trace.join('\n')}`;
-  }
-
-  /** Whether the job has expired by any clock. */
-  #mayBeExpired({ expiresAt }: Job): boolean {
-    return expiresAt * 1000 <= this.#now + (this.#hasWildClocks ? 2 * WILD_SKEW_MS : MAX_SKEW_MS);
-  }
-
-  #hasOpenPost(jobId: string): boolean {
-    return this.#invocations.some(
-      (invocation) =>
-        invocation.kind === 'POST' && invocation.jobId === jobId && !invocation.isDone && !invocation.isDead,
-    );
+  #withTrace(message: string): string {
+    return `${message}\n${this.#trace.join('\n')}`;
   }
 
   // ------------------------------------------------------------------------------------------ machinery
@@ -606,18 +466,18 @@ export class SimulatedWorld {
   #newInvocation(kind: Invocation['kind'], timeout: number, skew: number, reused?: Sandbox): Invocation {
     const sandbox = reused ?? new Sandbox();
     if (reused === undefined) this.#sandboxes.push(sandbox);
-    const number = this.#invocations.length;
-    const ordinal = this.#invocations.filter((invocation) => invocation.kind === kind).length + 1;
-    return new Invocation(kind, { name: `${kind} ${ordinal}`, number, sandbox, killedAt: this.#now + timeout, skew });
+    const number = this.invocations.length;
+    const ordinal = this.invocations.filter((invocation) => invocation.kind === kind).length + 1;
+    return new Invocation(kind, { name: `${kind} ${ordinal}`, number, sandbox, killedAt: this.now + timeout, skew });
   }
 
   #contextOf({ killedAt }: Invocation) {
-    return { ...lambdaContext(), getRemainingTimeInMillis: () => killedAt - this.#now };
+    return { ...lambdaContext(), getRemainingTimeInMillis: () => killedAt - this.now };
   }
 
   /** Starts an invocation. The function that `work` returns is called once the handler has returned. */
   async #start(invocation: Invocation, work: () => Promise<() => void>): Promise<Invocation> {
-    await invocation.step(() => {
+    await this.#step(invocation, () => {
       void this.#dynamodb
         .runAs(invocation, work)
         .catch((error: unknown) => () => {
@@ -627,12 +487,18 @@ export class SimulatedWorld {
         })
         .then((onEnd) => {
           onEnd();
-          this.#check(invocation.unsettledStages === 0, 'a stage is still running after its attempt');
+          this.#see({ what: 'end of an invocation', invocation });
           invocation.finish();
         });
     });
     this.#verify();
     return invocation;
+  }
+
+  async #step(invocation: Invocation, go: () => void): Promise<void> {
+    await invocation.step(go).catch((error: Error) => {
+      throw new Error(this.#withTrace(error.message));
+    });
   }
 
   /** Runs an invocation without faults. */
@@ -654,14 +520,14 @@ export class SimulatedWorld {
     if (!label.startsWith('late')) invocation.incarnation = incarnation;
     const state = record === undefined ? 'no job' : `${record.status}, attempt ${record.attempt}`;
     const refusal = response.statusCode === 200 ? '' : 'condition failed, ';
-    this.#log(invocation, `${label} -> ${refusal}${this.#short(jobId)}: ${state}`);
+    this.#log(invocation, `${label} -> ${refusal}${this.#track(jobId).name}: ${state}`);
     return response;
   }
 
   /** Lambda's Invoke, which the SDK retries if the response is lost. */
   async #invoke(invocation: Invocation, jobId: string): Promise<void> {
     const perform = async () => {
-      this.queue.push({ jobId, queuedAt: this.#now, failures: 0 });
+      this.queue.push({ jobId, queuedAt: this.now, failures: 0 });
       return EMPTY;
     };
     const response = await invocation
@@ -678,9 +544,9 @@ export class SimulatedWorld {
 
   async #fireTimer(invocation: Invocation): Promise<void> {
     invocation.timerDueAt = Number.POSITIVE_INFINITY;
-    invocation.stagesHadMs = this.#now - (invocation.stagesStartedAt ?? this.#now);
+    invocation.stagesHadMs = this.now - (invocation.stagesStartedAt ?? this.now);
     this.#log(invocation, "the stages' time is up");
-    await invocation.step(() => invocation.onTimer());
+    await this.#step(invocation, () => invocation.onTimer());
   }
 
   /** If a POST is cut off from DynamoDB while it deletes its job, it cannot know whether the job is gone. */
@@ -699,6 +565,7 @@ export class SimulatedWorld {
     if (known !== undefined) return known;
     const track: Track = {
       jobId,
+      name: `job ${this.#tracks.size + 1}`,
       hasKey: !jobId.startsWith(`${this.#run}-`),
       incarnation: 0,
       record: undefined,
@@ -717,12 +584,8 @@ export class SimulatedWorld {
     return `${this.#run}-0000-4000-8000-${String(this.#ids).padStart(12, '0')}`;
   }
 
-  #short(jobId: string): string {
-    return `job ${this.jobIds.indexOf(jobId) + 1}`;
-  }
-
   #time(): string {
-    return `${((this.#now - START_MS) / 1000).toFixed(3).padStart(8)} s `;
+    return `${((this.now - START_MS) / 1000).toFixed(3).padStart(8)} s `;
   }
 
   #log(invocation: Invocation, message: string): void {
@@ -754,26 +617,6 @@ const REFUSED: WireResponse = {
   headers: {},
   body: Buffer.from('{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"refused"}'),
 };
-
-export type { Invocation };
-
-const STATUSES = ['PENDING', 'IN_PROGRESS', 'DONE', 'ERROR'] as const;
-const RANK = { PENDING: 0, IN_PROGRESS: 1, DONE: 2, ERROR: 2 };
-
-/** What the API shows of a job. */
-function publicFields(job: Job): object {
-  const { jobId, status, text, createdAt, updatedAt } = job;
-  const common = { jobId, status, text, createdAt, updatedAt };
-  if (job.status === 'DONE') return { ...common, result: JSON.parse(job.result) };
-  return job.status === 'ERROR' ? { ...common, errorMessage: job.errorMessage } : common;
-}
-
-/** One field of parsed JSON. */
-function pick(value: unknown, name: string): unknown {
-  return typeof value === 'object' && value !== null
-    ? Object.entries(value).find(([key]) => key === name)?.[1]
-    : undefined;
-}
 
 function count(outcome: string): void {
   outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
