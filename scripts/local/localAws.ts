@@ -148,14 +148,15 @@ export async function deploy(
 }
 
 async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<string, string>> {
-  const client = new CloudFormationClient({
-    endpoint: aws.endpoint,
-    region: 'us-east-1',
-    credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
-  });
+  const client = new CloudFormationClient(clientOptions(aws));
   const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: stackName }));
   client.destroy();
   return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
+}
+
+/** Options of AWS SDK clients for the local AWS. */
+export function clientOptions({ endpoint }: Pick<LocalAws, 'endpoint'>) {
+  return { endpoint, region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 }
 
 /** The type errors in `src/`, as printed by tsc; an empty string if there are none. */

@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build, deploy, type LocalAws, type Stack, startLocalAws, typeErrors } from './localAws.ts';
 import { follow, submit } from './sampleJob.ts';
+import { startFunctions } from './startFunctions.ts';
 import { watchSources } from './watchSources.ts';
 
 const STACK_NAME = 'async-job-processing-demo';
@@ -45,6 +46,7 @@ async function main(): Promise<void> {
   const stack = await buildAndDeploy(local);
   let jobUrl: string | undefined;
   try {
+    await start(local);
     jobUrl = await submit(stack.baseUrl, text);
     await follow(jobUrl);
   } catch (error) {
@@ -84,6 +86,11 @@ async function buildAndDeploy(local: LocalAws): Promise<Stack> {
   }
 }
 
+/** Shows at once if a function cannot start. Otherwise only the emulator's log would, while jobs stay PENDING. */
+function start(local: LocalAws): Promise<void> {
+  return step('Starting each function once', () => startFunctions(local, STACK_NAME));
+}
+
 async function deployChanges(local: LocalAws, changes: AsyncIterable<string>): Promise<void> {
   for await (const file of changes) await redeploy(local, file);
 }
@@ -94,8 +101,12 @@ async function redeploy(local: LocalAws, file: string): Promise<void> {
   console.log(`\n${file} has changed`);
   const failure = await buildAndDeploy(local).then(() => undefined, messageOf);
   if (isStopping) return;
-  if (failure === undefined) console.log(`Deployed after ${seconds(started)} s, at the same URL`);
-  else console.error(`Error: ${failure}\nNot deployed: the previous version is still served.`);
+  if (failure !== undefined)
+    return console.error(`Error: ${failure}\nNot deployed: the previous version is still served.`);
+  console.log(`Deployed after ${seconds(started)} s, at the same URL`);
+  await start(local).catch((error: unknown) => {
+    if (!isStopping) console.error(`Error: ${messageOf(error)}`);
+  });
 }
 
 /** Prints the title of a step, and how long the step took. */

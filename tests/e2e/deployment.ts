@@ -3,7 +3,7 @@ import * as https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { LambdaClient } from '@aws-sdk/client-lambda';
-import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { build, clientOptions, deploy, startLocalAws } from '../../scripts/local/localAws.ts';
 
 export { sleep };
 
@@ -242,11 +242,6 @@ export async function openDeployment(stackName: string): Promise<Deployment> {
     await aws.stop();
     throw error;
   }
-}
-
-/** Options of AWS SDK clients for the local AWS. */
-export function clientOptions({ endpoint }: LocalAws) {
-  return { endpoint, region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 }
 
 function internalsOf(

@@ -20,10 +20,11 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { pollUntilEnded, request, sleep, stringField, submit } from './deployment.ts';
 
-jest.setTimeout(120_000);
+jest.setTimeout(300_000);
 
 const root = resolve(import.meta.dirname, '..', '..');
 const folder = mkdtempSync(join(tmpdir(), 'local '));
@@ -59,15 +60,15 @@ function edit(file: string, pattern: RegExp, replacement: string): void {
   writeFileSync(join(checkout, file), after);
 }
 
-/** Makes a stage that runs this code the only one. Replaces the file, as many editors do. */
-function editStage(code: string): void {
+/** Makes a stage that runs this code the only one, after module code. Replaces the file, as many editors do. */
+function editStage(code: string, moduleCode = ''): void {
   const original = readFileSync(join(root, 'src', 'stages.ts'), 'utf8');
   const stage = `{ name: 'first', async run(_text, { signal }) { ${code} } }`;
   const edited = original
     .replace(/^import [^;]*;\n/gm, '')
     .replace(/(readonly Stage\[\] = )\[[^;]*\];/, `$1[${stage}];`);
   if (!edited.includes(stage)) throw new Error('src/stages.ts has no list of stages');
-  writeFileSync(join(folder, 'stages.ts'), edited);
+  writeFileSync(join(folder, 'stages.ts'), `${edited}${moduleCode}\n`);
   renameSync(join(folder, 'stages.ts'), join(checkout, 'src', 'stages.ts'));
 }
 
@@ -103,7 +104,7 @@ async function startLocal(...args: string[]): Promise<Local> {
   started.push(child);
   let start = 0;
   const read = async (pattern: RegExp) => {
-    for (let tries = 0; tries < 600 && (tries === 0 || child.exitCode === null); tries += 1) {
+    for (let tries = 0; tries < 2400 && (tries === 0 || child.exitCode === null); tries += 1) {
       await sleep(100);
       const unread = readFileSync(file, 'utf8').slice(start);
       const match = pattern.exec(unread);
@@ -144,6 +145,9 @@ async function whatIsLeft(list: () => Promise<string[]>): Promise<string[]> {
     await sleep(100);
   }
 }
+
+const FORGOTTEN =
+  "if (process.env['SUMMARY_URL'] === undefined) throw new Error('Environment variable SUMMARY_URL is not set');";
 
 const TYPE_ERROR = /\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\.ts\(\d+,\d+\): error TS2322: /;
 
@@ -209,7 +213,20 @@ describeOnPosix('local.sh', () => {
     expect(await remains()).toEqual([]);
   });
 
+  test('--once names the function that cannot start, and submits no job', async () => {
+    editStage('return {};', FORGOTTEN);
+    const once = await startLocal('--once');
+
+    const output = await once.read(/\nError: .*\n/);
+
+    expect(output).toMatch(/\nError: WorkerFunction does not start: .*Environment variable SUMMARY_URL is not set\n$/);
+    expect(output).not.toContain('POST ');
+    expect(await exitOf(once)).toBe(1);
+    expect(await remains()).toEqual([]);
+  });
+
   test('shows type errors, and serves the API even if the first job ends as ERROR', async () => {
+    editStage("const words: number = 'none'; throw new Error(String(words));");
     local = await startLocal('--text', "it's my text");
 
     const output = await local.read(/Ctrl-C stops everything/);
@@ -225,7 +242,7 @@ describeOnPosix('local.sh', () => {
   /** The result of the first stage for a new job. */
   async function firstResult(): Promise<unknown> {
     const jobId = stringField(await submit(baseUrl, 'a text'), 'jobId');
-    const { end } = await pollUntilEnded(baseUrl, jobId, 30_000);
+    const { end } = await pollUntilEnded(baseUrl, jobId, 120_000);
     return end.json;
   }
 
@@ -247,6 +264,16 @@ describeOnPosix('local.sh', () => {
 
     expect(output).toMatch(/\[ERROR\] .*\n\n +stages\.ts:\d+/);
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
+  });
+
+  test('names the function that cannot start after a change, and leaves no job behind', async () => {
+    editStage('return {};', FORGOTTEN);
+
+    const output = await local.read(/\nError: .*\n/);
+
+    expect(output).toMatch(/Deployed after .*\n/);
+    expect(output).toMatch(/\nError: WorkerFunction does not start: .*Environment variable SUMMARY_URL is not set\n$/);
+    expect(await request(`${baseUrl}/jobs/${workerEvent.jobId}`)).toMatchObject({ status: 404 });
   });
 
   test('deploys again if a file changes during a deployment', async () => {
@@ -306,6 +333,8 @@ describeOnPosix('local.sh', () => {
     const elsewhere = await script('redrive.sh', [], { AWS_ENDPOINT_URL: 'http://127.0.0.1.example.com' });
 
     expect(local_).toMatchObject({ code: 0, stderr: '' });
+    // The worker that could not start was not invoked as an event, which would have been retried and have failed by now.
+    expect(local_.stdout).not.toContain(workerEvent.jobId);
     expect(elsewhere.stderr).toContain(".env'");
   });
 

@@ -29,9 +29,8 @@ import { GetQueueUrlCommand, ListQueuesCommand, SendMessageCommand, SQSClient } 
 import { DynamoDBDocumentClient, PutCommand } from '@aws-sdk/lib-dynamodb';
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { copyProject } from '../../scripts/local/copyProject.ts';
-import { type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { clientOptions, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
 import { newJob, unixSeconds } from '../../src/job.ts';
-import { clientOptions } from './deployment.ts';
 
 jest.setTimeout(120_000);
 

@@ -1,0 +1,46 @@
+import { CloudFormationClient, DescribeStackResourcesCommand } from '@aws-sdk/client-cloudformation';
+import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
+import getJobEvent from '../../events/get-job.json' with { type: 'json' };
+import workerEvent from '../../events/worker.json' with { type: 'json' };
+import { clientOptions, type LocalAws } from './localAws.ts';
+
+/** Events that change nothing: a GET, and a job that does not exist. createJob refuses a GET. */
+const EVENTS = { CreateJobFunction: getJobEvent, GetJobFunction: getJobEvent, WorkerFunction: workerEvent };
+
+/**
+ * Invokes each function once and waits for it, so that no job, event or retry is left behind.
+ *
+ * @throws Error with a line for each function that fails, usually while it starts: the template forgot a variable
+ */
+export async function startFunctions(aws: LocalAws, stackName: string): Promise<void> {
+  const options = clientOptions(aws);
+  const cloudFormation = new CloudFormationClient(options);
+  const lambda = new LambdaClient(options);
+  try {
+    const { StackResources = [] } = await cloudFormation.send(
+      new DescribeStackResourcesCommand({ StackName: stackName }),
+    );
+    const failures = await Promise.all(
+      Object.entries(EVENTS).map(async ([name, event]) => {
+        const resource = StackResources.find(({ LogicalResourceId }) => LogicalResourceId === name);
+        // A template without this function is not this script's business.
+        if (resource?.PhysicalResourceId === undefined) return [];
+        const { FunctionError, Payload } = await lambda.send(
+          new InvokeCommand({ FunctionName: resource.PhysicalResourceId, Payload: JSON.stringify(event) }),
+        );
+        return FunctionError === undefined ? [] : [`${name} does not start: ${errorMessage(Payload)}`];
+      }),
+    );
+    if (failures.flat().length > 0) throw new Error(failures.flat().join('\n'));
+  } finally {
+    cloudFormation.destroy();
+    lambda.destroy();
+  }
+}
+
+/** The message in the payload that Lambda returns for a failed invocation. */
+function errorMessage(payload: Uint8Array = new Uint8Array()): string {
+  const text = Buffer.from(payload).toString('utf8');
+  const error: unknown = JSON.parse(text);
+  return typeof error === 'object' && error !== null && 'errorMessage' in error ? String(error.errorMessage) : text;
+}
