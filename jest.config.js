@@ -15,8 +15,9 @@ export default {
       setupFiles: ['<rootDir>/tests/support/environment.ts'],
     },
     ...[
-      { displayName: 'model', testMatch: ['<rootDir>/tests/model/*.test.ts'] },
-      { displayName: 'soak', testMatch: ['<rootDir>/tests/model/soak/*.test.ts'] },
+      { displayName: 'model', testMatch: ['<rootDir>/tests/model/!(soak).test.ts'] },
+      { displayName: 'soak1', testMatch: ['<rootDir>/tests/model/soak.test.ts'] },
+      { displayName: 'soak2', testMatch: ['<rootDir>/tests/model/soak.test.ts'] },
     ].map((project) => ({
       ...common,
       ...project,

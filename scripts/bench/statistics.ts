@@ -9,7 +9,3 @@ export function percentile(values: readonly number[], share: number): number {
   if (value === undefined) throw new Error('No values to take a percentile of');
   return value;
 }
-
-export const median = (values: readonly number[]): number => percentile(values, 0.5);
-
-export const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);

@@ -23,8 +23,8 @@ function plain(node: unknown): unknown {
 }
 
 /** Parses template.yaml and expands the short forms of CloudFormation's functions. */
-export function readTemplate(): Node {
-  return nodeOf(parse(readFileSync(join(__dirname, '../../template.yaml'), 'utf8'), { customTags }), 'template.yaml');
+export function readTemplate(file = join(__dirname, '../../template.yaml')): Node {
+  return nodeOf(parse(readFileSync(file, 'utf8'), { customTags }), 'template.yaml');
 }
 
 /** Returns the value at this path of the template. Throws an Error that names the first missing key. */

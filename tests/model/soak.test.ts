@@ -1,6 +1,6 @@
-// One of two equal halves, which Jest runs in parallel. The seeds are random.
+// Half of the sequences. Jest runs this file twice, in two projects, to use two cores. The seeds are random.
 import { test } from '@jest/globals';
-import { checkSequences } from '../checkSequences.ts';
+import { checkSequences } from './checkSequences.ts';
 
 test('no interleaving of calls, faults and clocks breaks a guarantee', async () => {
   await checkSequences({ runs: 6000, hasWildClocks: false });
