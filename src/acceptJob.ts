@@ -4,7 +4,8 @@ import { count, logger } from './telemetry.ts';
 
 /** The result of a POST. */
 export type Acceptance =
-  | { readonly kind: 'accepted'; readonly status: Job['status'] }
+  /** `earlier` is the job of an earlier POST with the same idempotency key. */
+  | { readonly kind: 'accepted'; readonly status: Job['status']; readonly earlier?: Job }
   /** The idempotency key was already used with a different text. */
   | { readonly kind: 'otherText' }
   /** DynamoDB or Lambda failed. With an idempotency key the job may exist; a repeated POST then starts it. */
@@ -21,28 +22,46 @@ export async function acceptJob(
   job: Job,
   hasKey: boolean,
 ): Promise<Acceptance> {
-  const { jobId, text, createdAt: now } = job;
-  let failure: 'notStored' | 'notStarted' = 'notStored';
-  try {
-    const stored = (await repository.create(job)) ? job : await repository.find(jobId, now);
-    if (stored !== undefined && stored.text !== text) return { kind: 'otherText' };
-    failure = 'notStarted';
-    if (stored === undefined) throw new Error('The earlier job with this idempotency key has just expired');
-    if (phaseOf(stored, now) === 'claimable') {
-      await startWorker(jobId);
-      count('JobsAccepted');
-    }
-    return { kind: 'accepted', status: stored.status };
-  } catch (cause) {
-    if (hasKey || (await isDeleted(repository, jobId))) return { kind: failure, cause };
-    // Only a response was lost: a worker has the job. No client knows its id, so none has seen a later status.
-    count('JobsAccepted');
-    return { kind: 'accepted', status: 'IN_PROGRESS' };
-  }
+  const acceptance = await storeAndStart(repository, startWorker, job);
+  const isFailure = acceptance.kind === 'notStored' || acceptance.kind === 'notStarted';
+  if (!isFailure || hasKey || (await deleteUnlessClaimed(repository, job.jobId))) return acceptance;
+  // Only a response was lost: a worker has the job. No client knows its id, so none has seen a later status.
+  count('JobsAccepted');
+  return { kind: 'accepted', status: 'IN_PROGRESS' };
 }
 
-/** Deletes the job. Returns false if a worker has already claimed it. */
-async function isDeleted(repository: JobRepository, jobId: string): Promise<boolean> {
+async function storeAndStart(
+  repository: JobRepository,
+  startWorker: (jobId: string) => Promise<void>,
+  job: Job,
+): Promise<Acceptance> {
+  const { jobId, createdAt: now } = job;
+  let earlier: Job | undefined;
+  try {
+    if (!(await repository.create(job))) {
+      earlier = await repository.find(jobId, now);
+      if (earlier === undefined) {
+        return { kind: 'notStarted', cause: new Error('The earlier job with this idempotency key has just expired') };
+      }
+    }
+  } catch (cause) {
+    return { kind: 'notStored', cause };
+  }
+  const stored = earlier ?? job;
+  if (stored.text !== job.text) return { kind: 'otherText' };
+  if (phaseOf(stored, now) === 'claimable') {
+    try {
+      await startWorker(jobId);
+    } catch (cause) {
+      return { kind: 'notStarted', cause };
+    }
+    count('JobsAccepted');
+  }
+  return { kind: 'accepted', status: stored.status, ...(earlier && { earlier }) };
+}
+
+/** Deletes the job, unless a worker has claimed it. Returns false if it was claimed. */
+async function deleteUnlessClaimed(repository: JobRepository, jobId: string): Promise<boolean> {
   try {
     return await repository.deletePending(jobId);
   } catch (error) {

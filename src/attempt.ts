@@ -2,8 +2,8 @@ import { CALL_BUDGET_MS } from './aws.ts';
 import { newLease, unixSeconds } from './job.ts';
 import type { JobRepository } from './jobRepository.ts';
 import { runStages } from './runStages.ts';
-import type { Stage } from './stages.ts';
-import { count, countAttempt, countEnd, logger } from './telemetry.ts';
+import type { Stage } from './stages/stage.ts';
+import { count, logger, recordAttempt, recordEnd } from './telemetry.ts';
 
 /** Time reserved for writing the end of the job, in milliseconds. */
 export const RESERVE_MS = CALL_BUDGET_MS;
@@ -59,7 +59,7 @@ export async function runAttempt(
   }
   const { job } = claim;
   logger.appendKeys({ attempt: job.attempt });
-  countAttempt(job, unixSeconds(startedAt));
+  recordAttempt(job, unixSeconds(startedAt));
   logger.info('Attempt started', { outcome: claim.kind });
 
   const limitMs = remainingMs() - RESERVE_MS;
@@ -74,7 +74,7 @@ export async function runAttempt(
 
   const endedAt = unixSeconds(clock());
   if (!(await repository.end(jobId, lease, end, endedAt))) throw new Error('This attempt no longer holds the job');
-  countEnd(end.status, job, endedAt);
+  recordEnd(end.status, job, endedAt);
   logger.info('Job ended', { outcome: end.status, durationMs: clock() - startedAt });
   return 'ended';
 }

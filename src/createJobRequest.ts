@@ -35,10 +35,15 @@ function parseBody(event: APIGatewayProxyEvent): unknown {
 
 const MAX_KEY_CHARACTERS = 255;
 
+/** A string of RFC 9651, section 3.3.3: printable ASCII in quotes, with `\"` and `\\` for `"` and `\`. */
+const QUOTED_STRING = /^"(?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"$/;
+
+/** What many clients send instead: printable ASCII without spaces and quotes. */
+const BARE_STRING = /^[\x21\x23-\x7e]+$/;
+
 /**
- * The idempotency key, or undefined if there is no `Idempotency-Key` header. The value is a quoted
- * string as in the IETF draft (draft-ietf-httpapi-idempotency-key-header: printable ASCII in quotes,
- * with `\"` and `\\`), or a bare string without quotes and spaces.
+ * The idempotency key, or undefined if there is no `Idempotency-Key` header. The value is a string in
+ * quotes, as draft-ietf-httpapi-idempotency-key-header requires, or without.
  *
  * @throws HttpError 400 if it is neither, occurs twice, or does not have 1 to 255 characters
  */
@@ -59,6 +64,6 @@ export function parseIdempotencyKey(event: APIGatewayProxyEvent): string | undef
 }
 
 function unquote(value: string): string | undefined {
-  if (/^"(?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"$/.test(value)) return value.slice(1, -1).replace(/\\(.)/g, '$1');
-  return /^[\x21\x23-\x7e]+$/.test(value) ? value : undefined;
+  if (QUOTED_STRING.test(value)) return value.slice(1, -1).replace(/\\(.)/g, '$1');
+  return BARE_STRING.test(value) ? value : undefined;
 }

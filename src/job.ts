@@ -12,7 +12,7 @@
  */
 
 /** How a job ends. `result` is the JSON text of an object: the stages' results by stage name. */
-export type End =
+export type Outcome =
   | { readonly status: 'DONE'; readonly result: string }
   | { readonly status: 'ERROR'; readonly errorMessage: string };
 
@@ -34,7 +34,7 @@ type Pending = { readonly status: 'PENDING' };
 type InProgress = { readonly status: 'IN_PROGRESS'; readonly leaseToken: string; readonly leaseExpiresAt: number };
 
 /** A job as stored in the table. */
-export type Job = CommonFields & (Pending | InProgress | End);
+export type Job = CommonFields & (Pending | InProgress | Outcome);
 
 /** The right of one invocation of the worker to run a job and to end it. */
 export interface Lease {

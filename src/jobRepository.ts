@@ -8,7 +8,6 @@ import {
   type UpdateCommandInput,
 } from '@aws-sdk/lib-dynamodb';
 import {
-  type End,
   HAS_ATTEMPTS_LEFT,
   IS_BEFORE_DEADLINE,
   IS_EXPIRED,
@@ -19,16 +18,20 @@ import {
   type Lease,
   lapseOf,
   MAX_ATTEMPTS,
+  type Outcome,
   phaseOf,
 } from './job.ts';
-import { countEnd, logger } from './telemetry.ts';
+import { logger, recordEnd } from './telemetry.ts';
+
+/** `status` is a reserved word in DynamoDB's expressions. */
+const STATUS = { '#status': 'status' };
 
 const IS_ABSENT = 'attribute_not_exists(jobId)';
 /** The job is still the one that was read: no attempt has started or ended, and the id has not been reused. */
 const IS_UNCHANGED = '#status = :status AND attempt = :attempt AND createdAt = :createdAt';
 const IS_LEASE_MINE = 'leaseToken = :token';
-/** `:end` lets the SDK's retry succeed after the response to the first try was lost. */
-const IS_IN_PROGRESS_OR_SAME_END = '#status IN (:inProgress, :end)';
+/** `:ended` lets the SDK's retry succeed after the response to the first try was lost. */
+const IS_IN_PROGRESS_OR_SAME_STATUS = '#status IN (:inProgress, :ended)';
 
 /** The result of a claim. `held`: another attempt has, or just had, a live lease. */
 export type Claim = { readonly kind: 'claimed'; readonly job: Job } | { readonly kind: 'ended' | 'gone' | 'held' };
@@ -58,7 +61,7 @@ export class JobRepository {
       ConditionExpression: `${IS_ABSENT} OR ${IS_EXPIRED}`,
       ExpressionAttributeValues: { ':now': job.createdAt },
     };
-    return isDone(this.#client.send(new PutCommand({ TableName: this.#table, Item: job, ...condition })));
+    return tryWrite(this.#client.send(new PutCommand({ TableName: this.#table, Item: job, ...condition })));
   }
 
   /**
@@ -68,37 +71,42 @@ export class JobRepository {
   deletePending(jobId: string): Promise<boolean> {
     const condition = {
       ConditionExpression: `${IS_ABSENT} OR ${IS_PENDING}`,
-      ExpressionAttributeNames: { '#status': 'status' },
+      ExpressionAttributeNames: STATUS,
       ExpressionAttributeValues: { ':pending': 'PENDING' },
     };
-    return isDone(this.#client.send(new DeleteCommand({ TableName: this.#table, Key: { jobId }, ...condition })));
+    return tryWrite(this.#client.send(new DeleteCommand({ TableName: this.#table, Key: { jobId }, ...condition })));
   }
 
   /**
    * Reads a job with strong consistency. Returns undefined if it is unknown or expired at `now`.
    *
-   * If the job has lapsed, its end is stored first and the job is read again. A lapse is then as final
-   * as any other end: it is the same for every reader, and a late write by a worker fails.
+   * If the job has lapsed, its outcome is stored first and the job is read again. A lapse is then as final
+   * as any other outcome: it is the same for every reader, and a late write by a worker fails.
    */
   async find(jobId: string, now: number): Promise<Job | undefined> {
+    const job = await this.#read(jobId, now);
+    if (job === undefined || phaseOf(job, now) !== 'lapsed') return job;
+    await this.#endLapsed(job);
+    return this.#read(jobId, now);
+  }
+
+  async #read(jobId: string, now: number): Promise<Job | undefined> {
     const read = new GetCommand({ TableName: this.#table, Key: { jobId }, ConsistentRead: true });
     const { Item } = await this.#client.send(read);
     if (Item === undefined) return undefined;
     const job = parseJob(Item);
-    if (isExpired(job, now)) return undefined;
-    if (phaseOf(job, now) !== 'lapsed') return job;
-    await this.#endLapsed(job);
-    return this.find(jobId, now);
+    return isExpired(job, now) ? undefined : job;
   }
 
-  /** Writes the end of a lapsed job. If the condition fails, the job has changed, or the first try succeeded. */
+  /** Writes the outcome of a lapsed job. If the condition fails, the job has changed, or the first try succeeded. */
   async #endLapsed(job: Job): Promise<void> {
     const { endedAt, errorMessage } = lapseOf(job);
-    const isEnded = await isDone(
+    const isWritten = await tryWrite(
       this.#update(job.jobId, {
         // Without the token, no late write of an attempt can succeed.
         UpdateExpression: 'SET #status = :error, errorMessage = :message, updatedAt = :endedAt REMOVE leaseToken',
         ConditionExpression: IS_UNCHANGED,
+        ExpressionAttributeNames: STATUS,
         ExpressionAttributeValues: {
           ':error': 'ERROR',
           ':message': errorMessage,
@@ -109,8 +117,8 @@ export class JobRepository {
         },
       }),
     );
-    if (!isEnded) return;
-    countEnd('ERROR', job, endedAt);
+    if (!isWritten) return;
+    recordEnd('ERROR', job, endedAt);
     logger.error('Job lapsed', { attempt: job.attempt, outcome: 'ERROR', error: errorMessage });
   }
 
@@ -124,6 +132,7 @@ export class JobRepository {
         UpdateExpression:
           'SET #status = :inProgress, attempt = attempt + :one, updatedAt = :now, leaseToken = :token, leaseExpiresAt = :leaseExpiresAt',
         ConditionExpression: `(${IS_PENDING} OR ${IS_LEASE_OVER}) AND ${HAS_ATTEMPTS_LEFT} AND ${IS_BEFORE_DEADLINE}`,
+        ExpressionAttributeNames: STATUS,
         ExpressionAttributeValues: {
           ':pending': 'PENDING',
           ':inProgress': 'IN_PROGRESS',
@@ -147,18 +156,19 @@ export class JobRepository {
   }
 
   /**
-   * Ends the job if it still has this lease. A retry stores the same end again. Returns false if the
-   * job has another lease or another end.
+   * The final write: ends the job if it still has this lease. A retry stores the same outcome again.
+   * Returns false if the job has another lease or another outcome.
    */
-  end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
-    const [attribute, value] = end.status === 'DONE' ? ['result', end.result] : ['errorMessage', end.errorMessage];
-    return isDone(
+  end(jobId: string, lease: Lease, outcome: Outcome, now: number): Promise<boolean> {
+    const [attribute, value] =
+      outcome.status === 'DONE' ? ['result', outcome.result] : ['errorMessage', outcome.errorMessage];
+    return tryWrite(
       this.#update(jobId, {
-        UpdateExpression: 'SET #status = :end, #attribute = :value, updatedAt = :now',
-        ConditionExpression: `${IS_LEASE_MINE} AND ${IS_IN_PROGRESS_OR_SAME_END}`,
-        ExpressionAttributeNames: { '#attribute': attribute },
+        UpdateExpression: 'SET #status = :ended, #attribute = :value, updatedAt = :now',
+        ConditionExpression: `${IS_LEASE_MINE} AND ${IS_IN_PROGRESS_OR_SAME_STATUS}`,
+        ExpressionAttributeNames: { ...STATUS, '#attribute': attribute },
         ExpressionAttributeValues: {
-          ':end': end.status,
+          ':ended': outcome.status,
           ':value': value,
           ':now': now,
           ':token': lease.token,
@@ -168,18 +178,13 @@ export class JobRepository {
     );
   }
 
-  #update(
-    jobId: string,
-    { ExpressionAttributeNames: names, ...update }: Omit<UpdateCommandInput, 'TableName' | 'Key'>,
-  ) {
-    const target = { TableName: this.#table, Key: { jobId } };
-    const ExpressionAttributeNames = { '#status': 'status', ...names };
-    return this.#client.send(new UpdateCommand({ ...target, ...update, ExpressionAttributeNames }));
+  #update(jobId: string, update: Omit<UpdateCommandInput, 'TableName' | 'Key'>) {
+    return this.#client.send(new UpdateCommand({ TableName: this.#table, Key: { jobId }, ...update }));
   }
 }
 
-/** Whether a conditional write succeeded. Returns false if its condition failed. */
-async function isDone(write: Promise<unknown>): Promise<boolean> {
+/** Waits for a conditional write. Returns false if its condition failed. */
+async function tryWrite(write: Promise<unknown>): Promise<boolean> {
   try {
     await write;
     return true;

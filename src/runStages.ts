@@ -1,7 +1,6 @@
 import { inspect } from 'node:util';
-import { type End, fitsItem } from './job.ts';
-import { StageError } from './stageError.ts';
-import type { Stage, StageContext } from './stages.ts';
+import { fitsItem, type Outcome } from './job.ts';
+import { type Stage, type StageContext, StageError } from './stages/stage.ts';
 import { logger } from './telemetry.ts';
 
 /** The longest error message that a job keeps, in code points. */
@@ -18,7 +17,7 @@ export async function runStages(
   stages: readonly Stage[],
   job: { readonly jobId: string; readonly text: string },
   { signal, running, clock }: { signal: AbortSignal; running: Set<string>; clock: () => number },
-): Promise<End> {
+): Promise<Outcome> {
   const { jobId, text } = job;
   const results: Record<string, StageContext['results'][string]> = {};
   const members: string[] = [];

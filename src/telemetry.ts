@@ -21,13 +21,13 @@ export function count(name: Count): void {
 }
 
 /** Records the start of an attempt at `now` (Unix seconds): the time in the queue, or a retry for later attempts. */
-export function countAttempt(job: Job, now: number): void {
+export function recordAttempt(job: Job, now: number): void {
   if (job.attempt > 1) count('Retries');
   else metrics.addMetric('TimeInQueue', MetricUnit.Seconds, Math.max(0, now - job.createdAt));
 }
 
 /** Records the end of a job at `endedAt` (Unix seconds), and the time since its creation. */
-export function countEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): void {
+export function recordEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): void {
   count(status === 'DONE' ? 'JobsDone' : 'JobsFailed');
   metrics.addMetric('TimeToEnd', MetricUnit.Seconds, Math.max(0, endedAt - job.createdAt));
 }

@@ -1,6 +1,6 @@
 /**
- * Replaces `@smithy/core/event-streams` in the bundles (`Alias` in template.yaml). None of our
- * calls stream events, but the SDK's dynamic import of that module makes esbuild keep unused code.
+ * Replaces `@smithy/core/event-streams` in createJob and getJob (`Alias` in template.yaml). None of
+ * their calls stream events, but the SDK's dynamic import of that module makes esbuild keep unused code.
  */
 export const resolveEventStreamSerdeConfig = <T>(config: T): T => config;
 

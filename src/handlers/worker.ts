@@ -5,7 +5,7 @@ import { type AttemptDependencies, runAttempt } from '../attempt.ts';
 import { documentClient } from '../aws.ts';
 import { requireEnv, requireSeconds } from '../config.ts';
 import { JobRepository } from '../jobRepository.ts';
-import { stages } from '../stages.ts';
+import { stages } from '../stages/index.ts';
 import { logger, withTelemetry } from '../telemetry.ts';
 
 /** The handler's dependencies. */

@@ -165,7 +165,7 @@ describe('A job', () => {
   });
 });
 
-// The only tests that depend on the list in src/stages.ts.
+// The only tests that depend on the list in src/stages/index.ts.
 describe('The sample stages', () => {
   const endOf = async (text: string) => (await pollUntilEnded(baseUrl, await accepted(text), JOB_LIMIT_MS)).end.json;
 

@@ -1,7 +1,6 @@
 import { type IncomingMessage, request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { StageError } from '../../src/stageError.ts';
-import type { Stage } from '../../src/stages.ts';
+import { type Stage, StageError } from '../../src/stages/stage.ts';
 
 /** Unusual results of stages, as JSON. */
 export const RESULTS = {
@@ -10,7 +9,7 @@ export const RESULTS = {
 } as const;
 
 /**
- * The test stages, which replace src/stages.ts in the build. The text of a job is the job's URL at the
+ * The test stages, which replace src/stages/index.ts in the build. The text of a job is the job's URL at the
  * stage recorder. Each stage asks the recorder what to do and keeps the connection open while it runs.
  * The recorder therefore sees when a stage ends, even if its process is killed.
  */

@@ -62,14 +62,14 @@ function edit(file: string, pattern: RegExp, replacement: string): void {
 
 /** Makes a stage that runs this code the only one, after module code. Replaces the file, as many editors do. */
 function editStage(code: string, moduleCode = ''): void {
-  const original = readFileSync(join(root, 'src', 'stages.ts'), 'utf8');
+  const original = readFileSync(join(root, 'src', 'stages', 'index.ts'), 'utf8');
   const stage = `{ name: 'first', async run(_text, { signal }) { ${code} } }`;
   const edited = original
-    .replace(/^import [^;]*;\n/gm, '')
+    .replace(/^import (?!type)[^;]*;\n/gm, '')
     .replace(/(readonly Stage\[\] = )\[[^;]*\];/, `$1[${stage}];`);
-  if (!edited.includes(stage)) throw new Error('src/stages.ts has no list of stages');
+  if (!edited.includes(stage)) throw new Error('src/stages/index.ts has no list of stages');
   writeFileSync(join(folder, 'stages.ts'), `${edited}${moduleCode}\n`);
-  renameSync(join(folder, 'stages.ts'), join(checkout, 'src', 'stages.ts'));
+  renameSync(join(folder, 'stages.ts'), join(checkout, 'src', 'stages', 'index.ts'));
 }
 
 /** Runs a script of the copy. Returns its exit code, and what it printed. */
@@ -251,7 +251,7 @@ describeOnPosix('local.sh', () => {
 
     const output = await local.read(/Deployed after .*\n/);
 
-    expect(output).toContain('\nsrc/stages.ts has changed\n');
+    expect(output).toContain('\nsrc/stages/index.ts has changed\n');
     expect(output).toMatch(TYPE_ERROR);
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
     expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });

@@ -47,7 +47,7 @@ function edit(file: string, change: (content: string) => string): void {
 /** Undoes what the page's first diff changes, if this project has stages and variables of its own already. */
 function restoreSample(): void {
   const [imports = '', list = ''] = [...listing.matchAll(/^-((?:import|export) .*)$/gm)].map(([, line = '']) => line);
-  edit('src/stages.ts', (source) =>
+  edit('src/stages/index.ts', (source) =>
     source.replace(/^(?:import [^;]*;\n)+/m, `${imports}\n`).replace(/^export const stages[^;]*;/m, list),
   );
   edit('template.yaml', (source) =>
@@ -69,7 +69,7 @@ afterAll(async () => {
 
 describe('a custom stage', () => {
   beforeAll(async () => {
-    const [, name = ''] = /^\/\/ (src\/\w+\.ts)\n/.exec(stage) ?? [];
+    const [, name = ''] = /^\/\/ (src\/\S+\.ts)\n/.exec(stage) ?? [];
     writeFileSync(join(copy, name), stage.slice(stage.indexOf('\n') + 1));
     restoreSample();
     await apply(listing);

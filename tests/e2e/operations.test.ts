@@ -403,7 +403,7 @@ describe('on the local AWS', () => {
 
   /** Adds a first stage to the worker. It fetches the text, if that is a URL. */
   function addStageThatFetches(): void {
-    const file = join(checkout, 'src', 'stages.ts');
+    const file = join(checkout, 'src', 'stages', 'index.ts');
     const before = readFileSync(file, 'utf8');
     const stage = `{
       name: 'connect',
@@ -417,7 +417,7 @@ describe('on the local AWS', () => {
       },
     }`;
     const after = before.replace('readonly Stage[] = [', `readonly Stage[] = [${stage}, `);
-    if (after === before) throw new Error('src/stages.ts has no list of stages');
+    if (after === before) throw new Error('src/stages/index.ts has no list of stages');
     writeFileSync(file, after);
   }
 

@@ -19,7 +19,7 @@ export async function deployTestStack(
   cpSync(join(root, 'src'), join(folder, 'src'), { recursive: true });
   cpSync(join(root, 'tsconfig.json'), join(folder, 'tsconfig.json'));
   const stages = readFileSync(join(root, 'tests', 'e2e', 'faultyStages.ts'), 'utf8');
-  writeFileSync(join(folder, 'src', 'stages.ts'), stages.replaceAll("'../../src/", "'./"));
+  writeFileSync(join(folder, 'src', 'stages', 'index.ts'), stages.replaceAll("'../../src/", "'../"));
 
   let template = readFileSync(join(root, 'template.yaml'), 'utf8');
   const edit = (pattern: RegExp, count: number, replacement: (...groups: string[]) => string) => {

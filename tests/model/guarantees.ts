@@ -4,7 +4,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
-import { type End, isEnded, type Job, MAX_ATTEMPTS, phaseOf, unixSeconds } from '../../src/job.ts';
+import { isEnded, type Job, MAX_ATTEMPTS, type Outcome, phaseOf, unixSeconds } from '../../src/job.ts';
 import type { Invocation } from './simulatedInvocation.ts';
 
 /** As in template.yaml, except for a shorter maximum age of events. In seconds. */
@@ -58,7 +58,7 @@ export type Seen =
   | ({ readonly what: 'GET response'; readonly before: KnownJob } & Response)
   | { readonly what: 'stage start'; readonly job: KnownJob; readonly invocation: Invocation; readonly text: string }
   /** The repository reported that an attempt's outcome is stored. */
-  | { readonly what: 'final write'; readonly job: KnownJob; readonly invocation: Invocation; readonly end: End }
+  | { readonly what: 'final write'; readonly job: KnownJob; readonly invocation: Invocation; readonly end: Outcome }
   /** The worker returned without an error, so Lambda forgets the event. `before` as for a GET. */
   | { readonly what: 'success of the worker'; readonly job: KnownJob; readonly before: KnownJob }
   /** A handler returned or threw. */
@@ -287,7 +287,7 @@ function publicFields(job: Job): object {
 const resultOf = (job: Job, stage: string): unknown =>
   job.status === 'DONE' ? pick(JSON.parse(job.result), stage) : undefined;
 
-function hasEnd(job: Job | undefined, end: End): boolean {
+function hasEnd(job: Job | undefined, end: Outcome): boolean {
   if (job?.status === 'DONE') return end.status === 'DONE' && job.result === end.result;
   return job?.status === 'ERROR' && end.status === 'ERROR' && job.errorMessage === end.errorMessage;
 }

@@ -4,10 +4,9 @@ import type { APIGatewayProxyResult } from 'aws-lambda';
 import { buildHandler as buildCreateJob } from '../../src/handlers/createJob.ts';
 import { buildHandler as buildGetJob } from '../../src/handlers/getJob.ts';
 import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
-import type { End, Lease } from '../../src/job.ts';
+import type { Lease, Outcome } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
-import { StageError } from '../../src/stageError.ts';
-import type { Stage } from '../../src/stages.ts';
+import { type Stage, StageError } from '../../src/stages/stage.ts';
 import { getJobEvent, postJobEvent } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 import type { WireResponse } from './dynamodbEngine.ts';
@@ -419,7 +418,7 @@ export class SimulatedWorld implements Knowledge {
     job.shownAt = this.invocations.length;
   }
 
-  onEndStored(invocation: Invocation, jobId: string, end: End): void {
+  onEndStored(invocation: Invocation, jobId: string, end: Outcome): void {
     this.#see({ what: 'final write', job: this.#track(jobId), invocation, end });
   }
 
@@ -603,7 +602,7 @@ class WatchedRepository extends JobRepository {
     this.#invocation = invocation;
   }
 
-  override async end(jobId: string, lease: Lease, end: End, now: number): Promise<boolean> {
+  override async end(jobId: string, lease: Lease, end: Outcome, now: number): Promise<boolean> {
     const isStored = await super.end(jobId, lease, end, now);
     if (isStored) this.#world.onEndStored(this.#invocation, jobId, end);
     return isStored;

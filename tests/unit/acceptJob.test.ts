@@ -71,7 +71,7 @@ describe.each([
   });
 
   test('is accepted if the SDK sends the put twice', async () => {
-    expect(await acceptJob(repositoryVia(sendPutTwice), startWorker, job, hasKey)).toEqual({
+    expect(await acceptJob(repositoryVia(sendPutTwice), startWorker, job, hasKey)).toMatchObject({
       kind: 'accepted',
       status: 'PENDING',
     });
@@ -142,14 +142,14 @@ describe('a POST with a key', () => {
   test('keeps the job if the worker cannot be started, and the next POST starts it', async () => {
     expect(await accept(refuse)).toMatchObject({ kind: 'notStarted' });
     expect(await read()).toEqual(job);
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING' });
+    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
     expect(startWorker.mock.calls).toEqual([[job.jobId]]);
   });
 
   test('keeps the job if the response to the put is lost, and the next POST starts it', async () => {
     expect(await accept(startWorker, repositoryVia(losePutResponse))).toMatchObject({ kind: 'notStored' });
     expect(startWorker).not.toHaveBeenCalled();
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING' });
+    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
   });
 
   test('starts the worker again for a pending job, because the first event may not exist', async () => {
@@ -161,7 +161,11 @@ describe('a POST with a key', () => {
   test('starts the worker again for a job whose attempt crashed', async () => {
     await accept();
     await table.put({ ...job, status: 'IN_PROGRESS', attempt: 1, leaseToken: 'lease', leaseExpiresAt: NOW });
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'IN_PROGRESS' });
+    expect(await accept()).toEqual({
+      kind: 'accepted',
+      status: 'IN_PROGRESS',
+      earlier: await repository.find(job.jobId, NOW),
+    });
     expect(startWorker).toHaveBeenCalledTimes(2);
   });
 
@@ -172,7 +176,7 @@ describe('a POST with a key', () => {
       await claim();
       if (status === 'DONE') await repository.end(job.jobId, LEASE, { status, result: '{}' }, NOW);
       if (status === 'ERROR') await repository.end(job.jobId, LEASE, { status, errorMessage: 'no' }, NOW);
-      expect(await accept()).toEqual({ kind: 'accepted', status });
+      expect(await accept()).toEqual({ kind: 'accepted', status, earlier: await repository.find(job.jobId, NOW) });
       expect(startWorker).not.toHaveBeenCalled();
     },
   );
@@ -189,7 +193,10 @@ describe('a POST with a key', () => {
   test("starts no worker after the job's deadline, and returns ERROR", async () => {
     await repository.create(job);
     const late = newJob(job.jobId, job.text, job.deadline, LIFETIMES);
-    expect(await acceptJob(repository, startWorker, late, true)).toEqual({ kind: 'accepted', status: 'ERROR' });
+    expect(await acceptJob(repository, startWorker, late, true)).toMatchObject({
+      kind: 'accepted',
+      status: 'ERROR',
+    });
     expect(startWorker).not.toHaveBeenCalled();
   });
 

@@ -6,7 +6,7 @@ import { MAX_OVERHEAD_MS, RESERVE_MS, runAttempt } from '../../src/attempt.ts';
 import { documentClient } from '../../src/aws.ts';
 import { CLOCK_SKEW_SECONDS, newJob } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
-import type { Stage } from '../../src/stages.ts';
+import type { Stage } from '../../src/stages/stage.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 
 const NOW = 1_700_000_000;
@@ -107,11 +107,11 @@ describe('a job', () => {
       {
         TableName: 'JobsTable',
         Key: { jobId: JOB_ID },
-        UpdateExpression: 'SET #status = :end, #attribute = :value, updatedAt = :now',
-        ConditionExpression: 'leaseToken = :token AND #status IN (:inProgress, :end)',
+        UpdateExpression: 'SET #status = :ended, #attribute = :value, updatedAt = :now',
+        ConditionExpression: 'leaseToken = :token AND #status IN (:inProgress, :ended)',
         ExpressionAttributeNames: { '#status': 'status', '#attribute': 'result' },
         ExpressionAttributeValues: {
-          ':end': 'DONE',
+          ':ended': 'DONE',
           ':value': '{"passing":{"count":1}}',
           ':now': NOW,
           ':inProgress': 'IN_PROGRESS',
@@ -142,7 +142,7 @@ describe('a job', () => {
     expect(await attempt([broken])).toBe('ended');
     expect(inputs()[1]).toMatchObject({
       ExpressionAttributeNames: { '#attribute': 'errorMessage' },
-      ExpressionAttributeValues: { ':end': 'ERROR', ':value': "Stage 'broken' failed" },
+      ExpressionAttributeValues: { ':ended': 'ERROR', ':value': "Stage 'broken' failed" },
     });
   });
 });
@@ -156,7 +156,7 @@ describe('the time limit for the stages', () => {
   test('ends the job as ERROR if the stages had their full time', async () => {
     expect(await attemptThatTimesOut([30_000, 30_000 - MAX_OVERHEAD_MS + RESERVE_MS])).toBe('ended');
     expect(inputs()[1]).toMatchObject({
-      ExpressionAttributeValues: { ':end': 'ERROR', ':value': "Stage 'endless' took too long" },
+      ExpressionAttributeValues: { ':ended': 'ERROR', ':value': "Stage 'endless' took too long" },
     });
     expect([...running]).toEqual(['endless']);
   });
@@ -171,13 +171,13 @@ describe('the time limit for the stages', () => {
 
   test('can be short if the stages finish in time', async () => {
     expect(await attempt([passing], [30_000, 5000])).toBe('ended');
-    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'DONE' } });
+    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':ended': 'DONE' } });
   });
 
   test('can be short if a stage fails by itself', async () => {
     const broken: Stage = { name: 'broken', run: () => Promise.reject(new Error('No model')) };
     expect(await attempt([broken], [30_000, 5000])).toBe('ended');
-    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':end': 'ERROR' } });
+    expect(inputs()[1]).toMatchObject({ ExpressionAttributeValues: { ':ended': 'ERROR' } });
   });
 });
 
@@ -216,7 +216,7 @@ describe('a refused claim', () => {
     dynamodb.on(UpdateCommand).rejectsOnce(conditionFailed).resolves({});
     dynamodb.on(GetCommand).resolves({ Item: claimed });
     expect(await attempt()).toBe('ended');
-    expect(inputs()[2]).toMatchObject({ ExpressionAttributeValues: { ':end': 'DONE' } });
+    expect(inputs()[2]).toMatchObject({ ExpressionAttributeValues: { ':ended': 'DONE' } });
   });
 });
 

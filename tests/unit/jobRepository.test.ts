@@ -1,6 +1,15 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
-import { type End, isExpired, type Job, type Lease, lapseOf, MAX_TEXT_BYTES, newJob, phaseOf } from '../../src/job.ts';
+import {
+  isExpired,
+  type Job,
+  type Lease,
+  lapseOf,
+  MAX_TEXT_BYTES,
+  newJob,
+  type Outcome,
+  phaseOf,
+} from '../../src/job.ts';
 import { JobRepository, parseJob } from '../../src/jobRepository.ts';
 import { runStages } from '../../src/runStages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
@@ -10,8 +19,8 @@ import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.
 jest.setTimeout(60_000);
 
 const NOW = 1_700_000_000;
-const DONE: End = { status: 'DONE', result: '{"ocr":{"charCount":6}}' };
-const FAILED: End = { status: 'ERROR', errorMessage: 'No model for this' };
+const DONE: Outcome = { status: 'DONE', result: '{"ocr":{"charCount":6}}' };
+const FAILED: Outcome = { status: 'ERROR', errorMessage: 'No model for this' };
 const MINE: Lease = { token: 'mine', expiresAt: NOW + 35 };
 const OTHERS: Lease = { token: 'theirs', expiresAt: NOW + 65 };
 

@@ -1,9 +1,8 @@
 import { inspect } from 'node:util';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import type { End } from '../../src/job.ts';
+import type { Outcome } from '../../src/job.ts';
 import { runStages } from '../../src/runStages.ts';
-import { StageError } from '../../src/stageError.ts';
-import type { Stage, StageContext } from '../../src/stages.ts';
+import { type Stage, type StageContext, StageError } from '../../src/stages/stage.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 
 const TEXT = 'a text that must not be logged';
@@ -19,7 +18,7 @@ afterEach(() => {
 });
 
 /** Runs the stages with a clock that advances by a second each time it is read. */
-function run(stages: readonly Stage[], signal = new AbortController().signal): Promise<End> {
+function run(stages: readonly Stage[], signal = new AbortController().signal): Promise<Outcome> {
   let now = 0;
   return runStages(stages, { jobId: 'id', text: TEXT }, { signal, running, clock: () => (now += 1000) });
 }

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { newJob } from '../../src/job.ts';
-import { count, countAttempt, countEnd, withTelemetry } from '../../src/telemetry.ts';
+import { count, recordAttempt, recordEnd, withTelemetry } from '../../src/telemetry.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
@@ -60,13 +60,13 @@ test('a failed invocation still sends its metrics', async () => {
 });
 
 test('a first attempt records the time in the queue', async () => {
-  const sent = await metricsOf(() => countAttempt({ ...job, attempt: 1 }, 1007));
+  const sent = await metricsOf(() => recordAttempt({ ...job, attempt: 1 }, 1007));
   expect(sent).toMatchObject({ TimeInQueue: 7 });
   expect(sent).not.toHaveProperty('Retries');
 });
 
 test('a later attempt counts as a retry', async () => {
-  const sent = await metricsOf(() => countAttempt({ ...job, attempt: 2 }, 1007));
+  const sent = await metricsOf(() => recordAttempt({ ...job, attempt: 2 }, 1007));
   expect(sent).toMatchObject({ Retries: 1 });
   expect(sent).not.toHaveProperty('TimeInQueue');
 });
@@ -75,13 +75,13 @@ test.each([
   ['DONE' as const, 'JobsDone'],
   ['ERROR' as const, 'JobsFailed'],
 ])('an end as %s counts as %s and records the time since the job was created', async (status, name) => {
-  expect(await metricsOf(() => countEnd(status, job, 1012))).toMatchObject({ [name]: 1, TimeToEnd: 12 });
+  expect(await metricsOf(() => recordEnd(status, job, 1012))).toMatchObject({ [name]: 1, TimeToEnd: 12 });
 });
 
 test('times are never negative, even if clocks differ', async () => {
   const sent = await metricsOf(() => {
-    countAttempt({ ...job, attempt: 1 }, 999);
-    countEnd('DONE', job, 998);
+    recordAttempt({ ...job, attempt: 1 }, 999);
+    recordEnd('DONE', job, 998);
   });
   expect(sent).toMatchObject({ TimeInQueue: 0, TimeToEnd: 0 });
 });

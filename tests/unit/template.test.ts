@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
@@ -110,21 +109,6 @@ test('createJob and getJob respond before Lambda or API Gateway gives up, howeve
 
 test('ids made from idempotency keys depend on a value that clients do not know', () => {
   expect(variablesOf('CreateJobFunction')).toMatchObject({ JOB_ID_NAMESPACE: { Ref: 'AWS::StackId' } });
-});
-
-test('the build of a worker whose stage streams events fails and says which lines to remove', () => {
-  const aliases = at(template, 'Resources', 'WorkerFunction', 'Metadata', 'BuildProperties', 'Alias');
-  const flags = Array.isArray(aliases) ? aliases.map((alias) => `--alias:${alias}`) : [];
-
-  const { status, stderr } = spawnSync(
-    join(__dirname, '../../node_modules/.bin/esbuild'),
-    ['--bundle', '--platform=node', ...flags],
-    // As the SDK's clients for Bedrock and Transcribe import it.
-    { input: "import '@aws-sdk/eventstream-handler-node'", encoding: 'utf8', shell: process.platform === 'win32' },
-  );
-
-  expect(status).toBe(1);
-  expect(stderr).toContain('REMOVE-BOTH-EVENT-STREAM-ALIASES-OF-WorkerFunction-IN-template.yaml');
 });
 
 describe('permissions', () => {

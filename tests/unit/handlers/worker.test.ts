@@ -7,7 +7,8 @@ import { documentClient } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/worker.ts';
 import { newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
-import { stages as listedStages, type Stage } from '../../../src/stages.ts';
+import { stages as listedStages } from '../../../src/stages/index.ts';
+import type { Stage } from '../../../src/stages/stage.ts';
 import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 

@@ -18,7 +18,7 @@ test('a worker whose stage never settles flushes its output and ends its process
     // Logs more than a pipe can buffer.
     const script = `
       const { handler } = await import('./src/handlers/worker.ts');
-      const { stages } = await import('./src/stages.ts');
+      const { stages } = await import('./src/stages/index.ts');
       stages[0].run = () => {
         for (let line = 0; line < 1000; line += 1) console.log('line ' + 'x'.repeat(600));
         return new Promise(() => undefined);

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Stage } from './stages.ts';
+import type { Stage } from './stage.ts';
 
 /** Waits for this many milliseconds instead of doing real work; rejects when `signal` aborts. */
 type Pause = (milliseconds: number, signal: AbortSignal) => Promise<unknown>;

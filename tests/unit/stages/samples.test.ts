@@ -1,12 +1,12 @@
 import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
-import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
-import { MAX_TEXT_BYTES, sizeAsJson } from '../../src/job.ts';
-import { runStages } from '../../src/runStages.ts';
-import * as sampleStages from '../../src/sampleStages.ts';
-import type { Stage } from '../../src/stages.ts';
-import { captureConsole } from '../support/consoleCapture.ts';
-import { at, readTemplate } from '../support/template.ts';
+import { MAX_OVERHEAD_MS } from '../../../src/attempt.ts';
+import { MAX_TEXT_BYTES, sizeAsJson } from '../../../src/job.ts';
+import { runStages } from '../../../src/runStages.ts';
+import * as sampleStages from '../../../src/stages/samples.ts';
+import type { Stage } from '../../../src/stages/stage.ts';
+import { captureConsole } from '../../support/consoleCapture.ts';
+import { at, readTemplate } from '../../support/template.ts';
 
 // On a busy machine, Jest's default of 5 s is too short.
 jest.setTimeout(60_000);

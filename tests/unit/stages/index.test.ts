@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { stages } from '../../src/stages.ts';
+import { stages } from '../../../src/stages/index.ts';
 
 test('every listed stage has a unique name', () => {
   const names = stages.map(({ name }) => name);

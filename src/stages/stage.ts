@@ -1,13 +1,3 @@
-/**
- * The stages that the worker runs, and the interface of a stage. Put your own stages into files next
- * to this one and list them here. Nothing else in src/ needs to change; docs/make-it-yours.md has a
- * complete example.
- */
-import { mlInference, ocr, search } from './sampleStages.ts';
-
-/** Stages run in this order, and each gets the results of the earlier ones. Names must be unique. */
-export const stages: readonly Stage[] = [ocr(), mlInference(), search()];
-
 /** One step of a job. */
 export interface Stage {
   /** The key of its result in the job's `result`. */
@@ -23,8 +13,8 @@ export interface Stage {
    * process exits. Work that you do not await may keep running during another job, and crashes the
    * process if it fails. So does a promise that rejects before you await it: use Promise.all.
    *
-   * An error ends the job as ERROR, without a retry. The client gets the message of a StageError
-   * (stageError.ts). For any other error it gets `Stage '<name>' failed`; the log has the error.
+   * An error ends the job as ERROR, without a retry. The client gets the message of a
+   * {@link StageError}. For any other error it gets `Stage '<name>' failed`; the log has the error.
    */
   run(text: string, context: StageContext): Promise<object>;
 }
@@ -36,4 +26,12 @@ export interface StageContext {
   readonly results: { readonly [stageName: string]: { readonly [key: string]: unknown } };
   /** Aborts shortly before the worker's timeout. Pass it to everything that the stage waits for. */
   readonly signal: AbortSignal;
+}
+
+/**
+ * An error whose message is meant for the client: the job ends as ERROR with it as `errorMessage`,
+ * truncated to 1,000 code points. It is logged too, like every error of a stage.
+ */
+export class StageError extends Error {
+  override readonly name = 'StageError';
 }
