@@ -5,9 +5,6 @@ import { JobRepository } from '../../src/jobRepository.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
 
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
-
 const NOW = 1_700_000_000;
 const LEASE = { token: 'lease', expiresAt: NOW + 35 };
 const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };

@@ -7,9 +7,6 @@ import { mockClient } from 'aws-sdk-client-mock';
 import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts';
 import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
 
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
-
 let server: Server | undefined;
 
 afterEach(() => {

@@ -1,12 +1,9 @@
-import { describe, expect, jest, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { parseIdempotencyKey, parseText } from '../../src/createJobRequest.ts';
 import { HttpError } from '../../src/http.ts';
 import { MAX_TEXT_BYTES, sizeAsJson } from '../../src/job.ts';
 import { postJobEvent } from '../support/events.ts';
-
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
 
 /** The HttpError that `parse` throws, as the client sees it. */
 function httpErrorOf(parse: () => unknown): { status: number; error: string } {

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import {
   isExpired,
@@ -14,9 +14,6 @@ import { JobRepository, parseJob } from '../../src/jobRepository.ts';
 import { runStages } from '../../src/runStages.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
-
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
 
 const NOW = 1_700_000_000;
 const DONE: Outcome = { status: 'DONE', result: '{"ocr":{"charCount":6}}' };

@@ -1,13 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
-import { expect, jest, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import { RESERVE_MS } from '../../../src/attempt.ts';
 import { newJob, unixSeconds } from '../../../src/job.ts';
 import { startJobsTable } from '../../support/jobsTable.ts';
-
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
 
 const JOB_ID = '11111111-1111-4111-8111-111111111111';
 

@@ -8,9 +8,6 @@ import type { Stage } from '../../../src/stages/stage.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
 import { at, readTemplate } from '../../support/template.ts';
 
-// On a busy machine, Jest's default of 5 s is too short.
-jest.setTimeout(60_000);
-
 const SAMPLE = 'AWS Lambda is a great serverless compute service';
 const POSITIVE = ['great', 'good', 'excellent', 'amazing', 'love', 'best', 'happy'];
 const NEGATIVE = ['bad', 'terrible', 'awful', 'hate', 'worst', 'poor', 'sad'];
