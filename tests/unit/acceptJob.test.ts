@@ -59,26 +59,30 @@ const sendPutTwice: Wire = async (command, send) => {
 describe.each([
   ['without a key', false],
   ['with a key', true],
-])('a POST %s', (_what, hasKey) => {
-  test('stores the job before it starts the worker', async () => {
+])('a POST %s', (what, hasKey) => {
+  test(`a POST ${what} stores the job before it starts the worker`, async () => {
     const stored: unknown[] = [];
-    const acceptance = await acceptJob(repository, async (id) => void stored.push(await table.read(id)), job, hasKey);
+    const start = async (id: string) => void stored.push(await table.read(id));
+
+    const acceptance = await acceptJob(repository, start, job, hasKey);
+
     expect(acceptance).toEqual({ kind: 'accepted', status: 'PENDING' });
     expect(stored).toEqual([job]);
   });
 
-  test('is accepted if the SDK sends the put twice', async () => {
-    expect(await acceptJob(repositoryVia(sendPutTwice), startWorker, job, hasKey)).toMatchObject({
-      kind: 'accepted',
-      status: 'PENDING',
-    });
+  test(`a POST ${what} is accepted if the SDK sends the put twice`, async () => {
+    const acceptance = await acceptJob(repositoryVia(sendPutTwice), startWorker, job, hasKey);
+
+    expect(acceptance).toMatchObject({ kind: 'accepted', status: 'PENDING' });
     expect(startWorker.mock.calls).toEqual([[job.jobId]]);
   });
 
-  test('starts no worker if the job cannot be stored, and returns the cause', async () => {
+  test(`a POST ${what} starts no worker if the job cannot be stored, and returns the cause`, async () => {
     const unreachable = repositoryVia(() => Promise.reject(new Error('No route')));
-    const cause = new Error('No route');
-    expect(await acceptJob(unreachable, startWorker, job, hasKey)).toEqual({ kind: 'notStored', cause });
+
+    const acceptance = await acceptJob(unreachable, startWorker, job, hasKey);
+
+    expect(acceptance).toEqual({ kind: 'notStored', cause: new Error('No route') });
     expect(startWorker).not.toHaveBeenCalled();
   });
 });
@@ -86,46 +90,52 @@ describe.each([
 describe('a POST without a key', () => {
   const accept = (start: (jobId: string) => Promise<void>, jobs = repository) => acceptJob(jobs, start, job, false);
 
-  test('leaves no job if the worker cannot be started', async () => {
-    expect(await accept(refuse)).toEqual({ kind: 'notStarted', cause: new Error('Rate exceeded') });
+  test('a POST without a key leaves no job if the worker cannot be started', async () => {
+    const acceptance = await accept(refuse);
+
+    expect(acceptance).toEqual({ kind: 'notStarted', cause: new Error('Rate exceeded') });
     expect(await read()).toBeUndefined();
   });
 
-  test('leaves no job if the response to the put is lost', async () => {
-    expect(await accept(startWorker, repositoryVia(losePutResponse))).toEqual({
-      kind: 'notStored',
-      cause: new Error('socket hang up'),
-    });
+  test('a POST without a key leaves no job if the response to the put is lost', async () => {
+    const acceptance = await accept(startWorker, repositoryVia(losePutResponse));
+
+    expect(acceptance).toEqual({ kind: 'notStored', cause: new Error('socket hang up') });
     expect(startWorker).not.toHaveBeenCalled();
     expect(await read()).toBeUndefined();
   });
 
   test.each(['IN_PROGRESS', 'DONE'])(
-    "is accepted if only Lambda's response is lost and the job is already %s",
+    "a POST without a key is accepted if only Lambda's response is lost and the job is already %s",
     async (status) => {
       const run = async () => {
         await claim();
         if (status === 'DONE') await repository.end(job.jobId, LEASE, { status, result: '{}' }, NOW);
       };
+
+      const acceptance = await accept(loseResponseAfter(run));
+
       // No client knows the id yet, so IN_PROGRESS cannot contradict a later status.
-      expect(await accept(loseResponseAfter(run))).toEqual({ kind: 'accepted', status: 'IN_PROGRESS' });
+      expect(acceptance).toEqual({ kind: 'accepted', status: 'IN_PROGRESS' });
       expect(await read()).toMatchObject({ status });
     },
   );
 
-  test("leaves no job if only Lambda's response is lost and no worker has claimed the job", async () => {
-    expect(await accept(loseResponseAfter(async () => undefined))).toMatchObject({ kind: 'notStarted' });
+  test("a POST without a key leaves no job if only Lambda's response is lost and no worker has claimed the job", async () => {
+    const acceptance = await accept(loseResponseAfter(async () => undefined));
+
+    expect(acceptance).toMatchObject({ kind: 'notStarted' });
     expect(await claim()).toEqual({ kind: 'gone' });
     expect(await read()).toBeUndefined();
   });
 
-  test('returns the first error if the delete fails too, and logs the second', async () => {
+  test('a POST without a key returns the first error if the delete fails too, and logs the second', async () => {
     const wire: Wire = (command, send) =>
       command === 'DeleteItemCommand' ? Promise.reject(new Error('No route')) : send();
-    expect(await accept(refuse, repositoryVia(wire))).toEqual({
-      kind: 'notStarted',
-      cause: new Error('Rate exceeded'),
-    });
+
+    const acceptance = await accept(refuse, repositoryVia(wire));
+
+    expect(acceptance).toEqual({ kind: 'notStarted', cause: new Error('Rate exceeded') });
     expect(log).toHaveLength(1);
     expect(log[0]).toContain('left behind');
     expect(log[0]).toContain('No route');
@@ -136,29 +146,41 @@ describe('a POST with a key', () => {
   const accept = (start: (jobId: string) => Promise<void> = startWorker, jobs = repository) =>
     acceptJob(jobs, start, job, true);
 
-  test('keeps the job if the worker cannot be started, and the next POST starts it', async () => {
-    expect(await accept(refuse)).toMatchObject({ kind: 'notStarted' });
-    expect(await read()).toEqual(job);
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
+  test('a POST with a key keeps the job if the worker cannot be started, and the next POST starts it', async () => {
+    const first = await accept(refuse);
+    const kept = await read();
+    const second = await accept();
+
+    expect(first).toMatchObject({ kind: 'notStarted' });
+    expect(kept).toEqual(job);
+    expect(second).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
     expect(startWorker.mock.calls).toEqual([[job.jobId]]);
   });
 
-  test('keeps the job if the response to the put is lost, and the next POST starts it', async () => {
-    expect(await accept(startWorker, repositoryVia(losePutResponse))).toMatchObject({ kind: 'notStored' });
-    expect(startWorker).not.toHaveBeenCalled();
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
+  test('a POST with a key keeps the job if the response to the put is lost, and the next POST starts it', async () => {
+    const first = await accept(startWorker, repositoryVia(losePutResponse));
+    const second = await accept();
+
+    expect(first).toMatchObject({ kind: 'notStored' });
+    expect(second).toEqual({ kind: 'accepted', status: 'PENDING', earlier: job });
+    expect(startWorker).toHaveBeenCalledTimes(1);
   });
 
-  test('starts the worker again for a pending job, because the first event may not exist', async () => {
+  test('a POST with a key starts the worker again for a pending job, because the first event may not exist', async () => {
     await accept();
+
     await accept();
+
     expect(startWorker).toHaveBeenCalledTimes(2);
   });
 
-  test('starts the worker again for a job whose attempt crashed', async () => {
+  test('a POST with a key starts the worker again for a job whose attempt crashed', async () => {
     await accept();
     await table.put({ ...job, status: 'IN_PROGRESS', attempt: 1, leaseToken: 'lease', leaseExpiresAt: NOW });
-    expect(await accept()).toEqual({
+
+    const acceptance = await accept();
+
+    expect(acceptance).toEqual({
       kind: 'accepted',
       status: 'IN_PROGRESS',
       earlier: await repository.find(job.jobId, NOW),
@@ -167,49 +189,64 @@ describe('a POST with a key', () => {
   });
 
   test.each(['IN_PROGRESS', 'DONE', 'ERROR'] as const)(
-    'starts no worker for a job that is %s, and returns that status',
+    'a POST with a key starts no worker for a job that is %s, and returns that status',
     async (status) => {
       await repository.create(job);
       await claim();
       if (status === 'DONE') await repository.end(job.jobId, LEASE, { status, result: '{}' }, NOW);
       if (status === 'ERROR') await repository.end(job.jobId, LEASE, { status, errorMessage: 'no' }, NOW);
-      expect(await accept()).toEqual({ kind: 'accepted', status, earlier: await repository.find(job.jobId, NOW) });
+
+      const acceptance = await accept();
+
+      expect(acceptance).toEqual({ kind: 'accepted', status, earlier: await repository.find(job.jobId, NOW) });
       expect(startWorker).not.toHaveBeenCalled();
     },
   );
 
-  test.each(['PENDING', 'IN_PROGRESS'])('is rejected if its text is different and the job is %s', async (status) => {
-    await repository.create(job);
-    if (status === 'IN_PROGRESS') await claim();
-    const before = await read();
-    expect(await acceptJob(repository, startWorker, { ...job, text: 'another' }, true)).toEqual({ kind: 'otherText' });
-    expect(startWorker).not.toHaveBeenCalled();
-    expect(await read()).toEqual(before);
-  });
+  test.each(['PENDING', 'IN_PROGRESS'])(
+    'a POST with a key is rejected if its text is different and the job is %s',
+    async (status) => {
+      await repository.create(job);
+      if (status === 'IN_PROGRESS') await claim();
+      const before = await read();
 
-  test("starts no worker after the job's deadline, and returns ERROR", async () => {
+      const acceptance = await acceptJob(repository, startWorker, { ...job, text: 'another' }, true);
+
+      expect(acceptance).toEqual({ kind: 'otherText' });
+      expect(startWorker).not.toHaveBeenCalled();
+      expect(await read()).toEqual(before);
+    },
+  );
+
+  test("a POST with a key starts no worker after the job's deadline, and returns ERROR", async () => {
     await repository.create(job);
     const late = newJob(job.jobId, job.text, job.deadline, LIFETIMES);
-    expect(await acceptJob(repository, startWorker, late, true)).toMatchObject({
-      kind: 'accepted',
-      status: 'ERROR',
-    });
+
+    const acceptance = await acceptJob(repository, startWorker, late, true);
+
+    expect(acceptance).toMatchObject({ kind: 'accepted', status: 'ERROR' });
     expect(startWorker).not.toHaveBeenCalled();
   });
 
-  test('creates a new job once the first one has expired', async () => {
+  test('a POST with a key creates a new job once the first one has expired', async () => {
     await table.put({ ...job, status: 'DONE', result: '{}', expiresAt: NOW });
-    expect(await accept()).toEqual({ kind: 'accepted', status: 'PENDING' });
+
+    const acceptance = await accept();
+
+    expect(acceptance).toEqual({ kind: 'accepted', status: 'PENDING' });
     expect(await read()).toEqual(job);
   });
 
-  test('fails if the first job expires while it is being read', async () => {
+  test('a POST with a key fails if the first job expires while it is being read', async () => {
     await table.put({ ...job, status: 'DONE', result: '{}', expiresAt: NOW + 1 });
     const wire: Wire = async (command, send) => {
       if (command === 'GetItemCommand') await table.put({ ...job, status: 'DONE', result: '{}', expiresAt: NOW });
       return send();
     };
-    expect(await accept(startWorker, repositoryVia(wire))).toEqual({
+
+    const acceptance = await accept(startWorker, repositoryVia(wire));
+
+    expect(acceptance).toEqual({
       kind: 'notStarted',
       cause: new Error('The earlier job with this idempotency key has just expired'),
     });

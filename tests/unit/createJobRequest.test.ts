@@ -27,13 +27,13 @@ const NOT_WELL_FORMED = { status: 400, error: "Field 'text' must be well-formed 
 const TOO_LONG = { status: 413, error: `Field 'text' must not exceed ${MAX_TEXT_BYTES} bytes as JSON` };
 
 describe('the text of a POST', () => {
-  test('is trimmed, and otherwise unchanged', () => {
+  test('the text of a POST is trimmed, and otherwise unchanged', () => {
     expect(parseText(postJobEvent('{"text": "\\u00a0\\n\\t two  words \\ud83d\\ude00\\u3000\\r\\n"}'))).toBe(
       'two  words 😀',
     );
   });
 
-  test('can be any well-formed string that is not blank', () => {
+  test('the text of a POST can be any well-formed string that is not blank', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), (text) => {
         fc.pre(text.trim() !== '');
@@ -46,7 +46,7 @@ describe('the text of a POST', () => {
     );
   });
 
-  test('can be accompanied by fields of any name', () => {
+  test('the text of a POST can be accompanied by fields of any name', () => {
     expect(parseText(postJobEvent('{"__proto__": {"x": 1}, "constructor": null, "toString": 1, "text": "a"}'))).toBe(
       'a',
     );
@@ -60,15 +60,18 @@ describe('the text of a POST', () => {
     ['a blank text', '{"text": " \\n\\t\\u00a0\\u3000"}'],
     ['a text in the prototype', '{"__proto__": {"text": "a"}}'],
     ['a field in different case', '{"Text": "a"}'],
-  ])('is required (%s)', (_what, body) => {
+  ])('a POST with %s is rejected, because a text is required', (_what, body) => {
     expect(httpErrorOfBody(body)).toEqual(NO_TEXT);
   });
 
-  test.each(['null', 'true', '5', '"text"', '[]', '[{"text": "a"}]'])('must be in a JSON object, not in %s', (body) => {
-    expect(httpErrorOfBody(body)).toEqual(NOT_AN_OBJECT);
-  });
+  test.each(['null', 'true', '5', '"text"', '[]', '[{"text": "a"}]'])(
+    'the text of a POST must be in a JSON object, not in %s',
+    (body) => {
+      expect(httpErrorOfBody(body)).toEqual(NOT_AN_OBJECT);
+    },
+  );
 
-  test.each(['null', '5', 'true', '["a"]', '{"text": "a"}'])('must be a string, not %s', (text) => {
+  test.each(['null', '5', 'true', '["a"]', '{"text": "a"}'])('the text of a POST must be a string, not %s', (text) => {
     expect(httpErrorOfBody(`{"text": ${text}}`)).toEqual(NOT_A_STRING);
   });
 
@@ -83,13 +86,15 @@ describe('the text of a POST', () => {
     ['a control character in a string', '{"text": "a\nb"}'],
     ['a million open brackets', '['.repeat(1_000_000)],
     ['a million nested objects without an end', '{"text":'.repeat(1_000_000)],
-  ])('must be in valid JSON (%s)', (_what, body) => {
+  ])('a POST is rejected as invalid JSON if its body has %s', (_what, body) => {
     expect(httpErrorOfBody(body)).toEqual(INVALID_JSON);
   });
 
-  test('is rejected if it, or the whole body, is a million nested arrays', () => {
+  test('the text of a POST is rejected if it, or the whole body, is a million nested arrays', () => {
     expect(httpErrorOfBody('['.repeat(1_000_000) + ']'.repeat(1_000_000))).toEqual(NOT_AN_OBJECT);
+
     const nested = `{"text": ${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}}`;
+
     expect(httpErrorOfBody(nested)).toEqual(NOT_A_STRING);
   });
 
@@ -102,13 +107,16 @@ describe('the text of a POST', () => {
     ],
     ['not base64', '§§§§'],
     ['plain JSON', '{"text": "a"}'],
-  ])('must be in valid JSON if the body is base64 (%s)', (_what, body) => {
+  ])('a POST with a base64 body is rejected as invalid JSON if the body is %s', (_what, body) => {
     expect(httpErrorOfBody(body, true)).toEqual(INVALID_JSON);
   });
 
-  test.each(['\\ud800', 'a\\udc00b', '\\udc00\\ud800'])('must not contain a lone surrogate (%s)', (text) => {
-    expect(httpErrorOfBody(`{"text": "${text}"}`)).toEqual(NOT_WELL_FORMED);
-  });
+  test.each(['\\ud800', 'a\\udc00b', '\\udc00\\ud800'])(
+    'the text of a POST must not contain a lone surrogate (%s)',
+    (text) => {
+      expect(httpErrorOfBody(`{"text": "${text}"}`)).toEqual(NOT_WELL_FORMED);
+    },
+  );
 
   test.each([
     ['one byte', 'x'],
@@ -116,14 +124,15 @@ describe('the text of a POST', () => {
     ['two bytes when escaped', '"'],
     ['four bytes', '😀'],
     ['six bytes when escaped', '\u0001'],
-  ])('is limited by its size as JSON (characters of %s)', (_bytes, character) => {
+  ])('a text with characters of %s is limited by its size as JSON', (_bytes, character) => {
     const characters = character.repeat(Math.floor(MAX_TEXT_BYTES / sizeAsJson(character)));
     const longest = characters + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(characters));
+
     expect(parseText(postJobEvent(JSON.stringify({ text: ` ${longest} ` })))).toBe(longest);
     expect(httpErrorOfBody(JSON.stringify({ text: `${longest}x` }))).toEqual(TOO_LONG);
   });
 
-  test('is rejected as too long in a body of 5 MB', () => {
+  test('the text of a POST is rejected as too long in a body of 5 MB', () => {
     expect(httpErrorOfBody(JSON.stringify({ text: 'x'.repeat(5_000_000) }))).toEqual(TOO_LONG);
   });
 });
@@ -136,23 +145,28 @@ describe('the idempotency key', () => {
     error: "Header 'Idempotency-Key' must be one string of 1 to 255 printable ASCII characters",
   };
 
-  test('is undefined if the header is absent', () => {
+  test('the idempotency key is undefined if the header is absent', () => {
     expect(parseIdempotencyKey(postJobEvent(null))).toBeUndefined();
     expect(parseIdempotencyKey(postJobEvent(null, { headers: { 'Idempotency-Key': undefined } }))).toBeUndefined();
   });
 
-  test.each(['Idempotency-Key', 'idempotency-key', 'IDEMPOTENCY-KEY'])('is read from the header %s', (name) => {
-    expect(keyOf('a-key', name)).toBe('a-key');
-  });
+  test.each(['Idempotency-Key', 'idempotency-key', 'IDEMPOTENCY-KEY'])(
+    'the idempotency key is read from the header %s',
+    (name) => {
+      expect(keyOf('a-key', name)).toBe('a-key');
+    },
+  );
 
-  test('is read once if it is also in multiValueHeaders', () => {
+  test('the idempotency key is read once if it is also in multiValueHeaders', () => {
     const both = { headers: { 'Idempotency-Key': 'k' }, multiValueHeaders: { 'Idempotency-Key': ['k'] } };
+
     expect(parseIdempotencyKey(postJobEvent(null, both))).toBe('k');
     expect(parseIdempotencyKey(postJobEvent(null, { multiValueHeaders: { 'idempotency-key': ['k'] } }))).toBe('k');
   });
 
-  test('is the same bare or quoted, with or without surrounding whitespace', () => {
+  test('the idempotency key is the same bare or quoted, with or without surrounding whitespace', () => {
     const key = '8e03978e-40d5-43dd-bc93-6894a57f9324';
+
     expect([key, `"${key}"`, `  "${key}"\t`].map((value) => keyOf(value))).toEqual([key, key, key]);
   });
 
@@ -164,11 +178,11 @@ describe('the idempotency key', () => {
     ['"\\\\\\""', '\\"'],
     ['!~', '!~'],
     ['" "', ' '],
-  ])('%s is parsed as %j', (value, key) => {
+  ])('the idempotency key %s is parsed as %j', (value, key) => {
     expect(keyOf(value)).toBe(key);
   });
 
-  test('round-trips through the quoting of the IETF draft', () => {
+  test('the idempotency key round-trips through the quoting of the IETF draft', () => {
     const printable = fc.string({
       unit: fc.integer({ min: 0x20, max: 0x7e }).map((code) => String.fromCharCode(code)),
     });
@@ -180,7 +194,7 @@ describe('the idempotency key', () => {
     );
   });
 
-  test('has 1 to 255 characters, not counting the enclosing quotes and the escapes', () => {
+  test('the idempotency key has 1 to 255 characters, not counting the enclosing quotes and the escapes', () => {
     expect(keyOf('k'.repeat(255))).toHaveLength(255);
     expect(keyOf(`"${'\\"'.repeat(255)}"`)).toBe('"'.repeat(255));
     expect(httpErrorOf(() => keyOf('k'.repeat(256)))).toEqual(MALFORMED);
@@ -206,12 +220,13 @@ describe('the idempotency key', () => {
     'a\u007f',
     '"a";p=1',
     '"a", "b"',
-  ])('must not be %j', (value) => {
+  ])('the idempotency key must not be %j', (value) => {
     expect(httpErrorOf(() => keyOf(value))).toEqual(MALFORMED);
   });
 
-  test('must not occur twice', () => {
+  test('the idempotency key must not occur twice', () => {
     const twice = { multiValueHeaders: { 'Idempotency-Key': ['k', 'k'] } };
+
     expect(httpErrorOf(() => parseIdempotencyKey(postJobEvent(null, twice)))).toEqual(MALFORMED);
   });
 });

@@ -24,15 +24,21 @@ test('json() returns a JSON response with additional headers', () => {
   expect(json(404, {}).headers).toEqual({ 'Content-Type': 'application/json' });
 });
 
-test('the response is returned unchanged', async () => {
+test('the response to a request is returned unchanged', async () => {
   const response = json(200, { ok: true });
-  expect(await httpHandler('POST', async () => response)(postJobEvent(null), lambdaContext())).toEqual(response);
+
+  const result = await httpHandler('POST', async () => response)(postJobEvent(null), lambdaContext());
+
+  expect(result).toEqual(response);
 });
 
 test('another method gets 405, and the request is not handled', async () => {
   const respond = jest.fn(async () => json(200, {}));
   const event = { ...postJobEvent('{"text": "a"}'), httpMethod: 'PATCH' };
-  expect(await httpHandler('POST', respond)(event, lambdaContext())).toEqual({
+
+  const response = await httpHandler('POST', respond)(event, lambdaContext());
+
+  expect(response).toEqual({
     statusCode: 405,
     headers: { 'Content-Type': 'application/json', Allow: 'POST' },
     body: '{"error":"Method PATCH is not allowed"}',
@@ -47,14 +53,17 @@ test('the common headers are added to every response', async () => {
     () => Promise.reject(new HttpError(404, 'Not here')),
     () => Promise.reject(new Error('broken')),
   ];
+
   for (const respond of responders) {
     expect(await httpHandler('POST', respond, headers)(postJobEvent(null), lambdaContext())).toMatchObject({ headers });
   }
 });
 
 describe('an HttpError', () => {
-  test('below 500 becomes a response with its message and headers, and is not logged', async () => {
-    expect(await failing(new HttpError(404, 'Not here', { headers: { 'Cache-Control': 'no-store' } }))).toEqual({
+  test('an HttpError below 500 becomes a response with its message and headers, and is not logged', async () => {
+    const response = await failing(new HttpError(404, 'Not here', { headers: { 'Cache-Control': 'no-store' } }));
+
+    expect(response).toEqual({
       statusCode: 404,
       headers: { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' },
       body: '{"error":"Not here"}',
@@ -62,9 +71,12 @@ describe('an HttpError', () => {
     expect(log).toEqual([]);
   });
 
-  test('of 500 or above is also logged once, with its cause', async () => {
+  test('an HttpError of 500 or above is also logged once, with its cause', async () => {
     const cause = new Error('No route');
-    expect(await failing(new HttpError(503, 'Try again', { cause }))).toEqual({
+
+    const response = await failing(new HttpError(503, 'Try again', { cause }));
+
+    expect(response).toEqual({
       statusCode: 503,
       headers: { 'Content-Type': 'application/json' },
       body: '{"error":"Try again"}',
@@ -80,18 +92,23 @@ describe('any other error', () => {
     ['a string', 'Table JobsTable is gone'],
     ['an error without a message', new TypeError()],
     ['undefined', undefined],
-  ])('(%s) becomes a 500 without details', async (_what, error) => {
-    expect(await failing(error)).toEqual({
+  ])('an error that is not an HttpError (%s) becomes a 500 without details', async (_what, error) => {
+    const response = await failing(error);
+
+    expect(response).toEqual({
       statusCode: 500,
       headers: { 'Content-Type': 'application/json' },
       body: '{"error":"Internal server error"}',
     });
   });
 
-  test('is logged once, with the request id and its cause', async () => {
+  test('an error that is not an HttpError is logged once, with the request id and its cause', async () => {
     await failing(new Error('outer', { cause: new Error('inner') }));
+
     expect(log).toHaveLength(1);
+
     const line: unknown = JSON.parse(log.join());
+
     expect(line).toMatchObject({
       level: 'ERROR',
       outcome: 500,
@@ -100,10 +117,12 @@ describe('any other error', () => {
     });
   });
 
-  test('is logged without the keys of an earlier invocation', async () => {
+  test('an error is logged without the keys of an earlier invocation', async () => {
     const { logger } = await import('../../src/telemetry.ts');
     logger.appendKeys({ jobId: 'earlier job' });
+
     await failing(new Error('no'));
+
     expect(log.join()).not.toContain('earlier job');
   });
 });

@@ -80,6 +80,7 @@ test.each([
     let now = pending.createdAt;
     let count = 1;
     for (; now < pending.createdAt + age; count += 1) now += retryAfter(pending, now);
+
     expect(count).toBe(reads);
     expect(now - pending.createdAt - age).toBeLessThanOrEqual(Math.max(1, age / 4));
   },
@@ -102,27 +103,27 @@ test('a job is expired from expiresAt on', () => {
 });
 
 describe('the phase of a job', () => {
-  test('is claimable while it is pending and before its deadline', () => {
+  test('the phase of a job is claimable while it is pending and before its deadline', () => {
     expect(phaseOf(pending, 1000)).toBe('claimable');
     expect(phaseOf(pending, pending.deadline - 1)).toBe('claimable');
     expect(phaseOf(pending, pending.deadline)).toBe('lapsed');
   });
 
-  test('is held while a lease is live, even after the deadline and on the last attempt', () => {
+  test('the phase of a job is held while a lease is live, even after the deadline and on the last attempt', () => {
     expect(phaseOf(held, 1099)).toBe('held');
     expect(phaseOf({ ...held, deadline: 1000, attempt: MAX_ATTEMPTS }, 1099)).toBe('held');
   });
 
-  test('is claimable again once the lease has expired', () => {
+  test('the phase of a job is claimable again once the lease has expired', () => {
     expect(phaseOf(held, 1100)).toBe('claimable');
   });
 
-  test('is lapsed once the lease of the last attempt has expired', () => {
+  test('the phase of a job is lapsed once the lease of the last attempt has expired', () => {
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS - 1 }, 1100)).toBe('claimable');
     expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS }, 1100)).toBe('lapsed');
   });
 
-  test('is ended if it is DONE or ERROR, regardless of attempts and deadline', () => {
+  test('the phase of a job is ended if it is DONE or ERROR, regardless of attempts and deadline', () => {
     for (const job of [done, failed]) {
       expect(phaseOf(job, 1000)).toBe('ended');
       expect(phaseOf({ ...job, attempt: MAX_ATTEMPTS }, job.deadline + 1)).toBe('ended');
@@ -130,30 +131,30 @@ describe('the phase of a job', () => {
   });
 });
 
-describe('a job lapses', () => {
-  test('at its deadline if it was never claimed', () => {
+describe('a lapse', () => {
+  test('a job lapses at its deadline if it was never claimed', () => {
     expect(lapseOf(pending)).toEqual({
       endedAt: pending.deadline,
       errorMessage: 'Processing failed: the job did not finish before its deadline',
     });
   });
 
-  test('at its deadline if its attempt crashed earlier', () => {
+  test('a job lapses at its deadline if its attempt crashed earlier', () => {
     expect(lapseOf(held).endedAt).toBe(pending.deadline);
   });
 
-  test('when its lease expires if that is after the deadline', () => {
+  test('a job lapses when its lease expires if that is after the deadline', () => {
     expect(lapseOf({ ...held, leaseExpiresAt: pending.deadline + 7 }).endedAt).toBe(pending.deadline + 7);
   });
 
-  test('when the last lease expires if all attempts are used up, with a message that says so', () => {
+  test('a job lapses when the last lease expires if all attempts are used up, with a message that says so', () => {
     expect(lapseOf({ ...held, attempt: 3 })).toEqual({
       endedAt: 1100,
       errorMessage: 'Processing failed: all 3 attempts ended without a result',
     });
   });
 
-  test('in the first second in which its phase is lapsed', () => {
+  test('a job lapses in the first second in which its phase is lapsed', () => {
     for (const job of [pending, held, { ...held, attempt: 3 }, { ...held, leaseExpiresAt: pending.deadline + 7 }]) {
       const { endedAt } = lapseOf(job);
       expect(phaseOf(job, endedAt - 1)).not.toBe('lapsed');

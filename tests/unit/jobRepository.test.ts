@@ -68,8 +68,10 @@ const givenClaimed = (changes: Record<string, unknown> = {}) =>
   given({ status: 'IN_PROGRESS', attempt: 1, leaseToken: MINE.token, leaseExpiresAt: MINE.expiresAt, ...changes });
 
 describe('create', () => {
-  test('stores a new job', async () => {
-    expect(await repository.create(job)).toBe(true);
+  test('create stores a new job', async () => {
+    const isCreated = await repository.create(job);
+
+    expect(isCreated).toBe(true);
     expect(await read()).toEqual(job);
   });
 
@@ -78,13 +80,16 @@ describe('create', () => {
     { status: 'IN_PROGRESS', leaseToken: 'theirs', leaseExpiresAt: NOW + 35 },
     { status: 'DONE', result: '{}' },
     { status: 'ERROR', errorMessage: 'no' },
-  ])('returns false if the id belongs to a job that is $status, and does not change that job', async (state) => {
+  ])('create returns false if the id belongs to a job that is $status, and does not change that job', async (state) => {
     const item = await given(state);
-    expect(await repository.create({ ...job, createdAt: NOW + 9, text: 'another' })).toBe(false);
+
+    const isCreated = await repository.create({ ...job, createdAt: NOW + 9, text: 'another' });
+
+    expect(isCreated).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('replaces an expired job of any status that DynamoDB has not deleted yet', async () => {
+  test('create replaces an expired job of any status that DynamoDB has not deleted yet', async () => {
     for (const status of ['PENDING', 'IN_PROGRESS', 'DONE', 'ERROR']) {
       await given({ status, text: 'old', expiresAt: NOW, attempt: 2, leaseToken: 'old', result: '{}' });
       expect(await repository.create(job)).toBe(true);
@@ -92,21 +97,29 @@ describe('create', () => {
     }
   });
 
-  test('does not replace a job a second before it expires', async () => {
+  test('create does not replace a job a second before it expires', async () => {
     await given({ status: 'DONE', result: '{}', expiresAt: NOW + 1 });
-    expect(await repository.create(job)).toBe(false);
+
+    const isCreated = await repository.create(job);
+
+    expect(isCreated).toBe(false);
   });
 
-  test('stores the job once if sent twice', async () => {
-    expect(await repositoryVia(sendTwice).create(job)).toBe(false);
+  test('create stores the job once if sent twice', async () => {
+    const isCreated = await repositoryVia(sendTwice).create(job);
+
+    expect(isCreated).toBe(false);
     expect(await read()).toEqual(job);
   });
 });
 
 describe('deletePending', () => {
-  test('deletes a pending job', async () => {
+  test('deletePending deletes a pending job', async () => {
     await repository.create(job);
-    expect(await repository.deletePending(job.jobId)).toBe(true);
+
+    const isDeleted = await repository.deletePending(job.jobId);
+
+    expect(isDeleted).toBe(true);
     expect(await read()).toBeUndefined();
   });
 
@@ -114,59 +127,78 @@ describe('deletePending', () => {
     { status: 'IN_PROGRESS', leaseToken: 'theirs', leaseExpiresAt: NOW + 35 },
     { status: 'DONE', result: '{}' },
     { status: 'ERROR', errorMessage: 'no' },
-  ])('does not delete a job that is $status', async (state) => {
+  ])('deletePending does not delete a job that is $status', async (state) => {
     const item = await given(state);
-    expect(await repository.deletePending(job.jobId)).toBe(false);
+
+    const isDeleted = await repository.deletePending(job.jobId);
+
+    expect(isDeleted).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('succeeds if the job does not exist, and creates no record', async () => {
-    expect(await repository.deletePending(job.jobId)).toBe(true);
+  test('deletePending succeeds if the job does not exist, and creates no record', async () => {
+    const isDeleted = await repository.deletePending(job.jobId);
+
+    expect(isDeleted).toBe(true);
     expect(await read()).toBeUndefined();
   });
 
-  test('succeeds if sent twice', async () => {
+  test('deletePending succeeds if sent twice', async () => {
     await repository.create(job);
-    expect(await repositoryVia(sendTwice).deletePending(job.jobId)).toBe(true);
+
+    const isDeleted = await repositoryVia(sendTwice).deletePending(job.jobId);
+
+    expect(isDeleted).toBe(true);
     expect(await read()).toBeUndefined();
   });
 });
 
 describe('find', () => {
-  test('returns the job without other attributes of the record', async () => {
+  test('find returns the job without other attributes of the record', async () => {
     await given({ extra: 1 });
-    expect(await repository.find(job.jobId, NOW)).toEqual(job);
+
+    const found = await repository.find(job.jobId, NOW);
+
+    expect(found).toEqual(job);
   });
 
-  test('returns undefined for an unknown job and for an expired one', async () => {
+  test('find returns undefined for an unknown job and for an expired one', async () => {
     expect(await repository.find(job.jobId, NOW)).toBeUndefined();
+
     const item = await given({ expiresAt: NOW + 1 });
+
     expect(await repository.find(job.jobId, NOW)).toBeDefined();
     expect(await repository.find(job.jobId, NOW + 1)).toBeUndefined();
     expect(await read()).toEqual(item);
   });
 
-  test('reads with strong consistency', async () => {
+  test('find reads with strong consistency', async () => {
     const consistency: unknown[] = [];
     const client = table.connect();
     client.middlewareStack.add((next) => (args) => {
       if ('ConsistentRead' in args.input) consistency.push(args.input.ConsistentRead);
       return next(args);
     });
+
     await new JobRepository(client, table.name).find(job.jobId, NOW);
+
     expect(consistency).toEqual([true]);
   });
 
-  test('ends a job that was never claimed, as of its deadline', async () => {
+  test('find ends a job that was never claimed, as of its deadline', async () => {
     await given();
     const later = job.deadline + 1000;
     const ended = { ...job, status: 'ERROR', updatedAt: job.deadline, errorMessage: lapseOf(job).errorMessage };
-    expect(await repository.find(job.jobId, later)).toEqual(ended);
+
+    const found = await repository.find(job.jobId, later);
+
+    expect(found).toEqual(ended);
     expect(await read()).toEqual(ended);
   });
 
-  test('ends a job whose attempts are used up, as of the expiry of its last lease, and removes the token', async () => {
+  test('find ends a job whose attempts are used up, as of the expiry of its last lease, and removes the token', async () => {
     await givenClaimed({ attempt: 3 });
+
     expect(await repository.find(job.jobId, MINE.expiresAt - 1)).toMatchObject({ status: 'IN_PROGRESS' });
     expect(await repository.find(job.jobId, MINE.expiresAt + 50)).toMatchObject({
       status: 'ERROR',
@@ -176,40 +208,45 @@ describe('find', () => {
     expect(await read()).not.toHaveProperty('leaseToken');
   });
 
-  test('returns the same lapsed job to readers whose clocks differ', async () => {
+  test('find returns the same lapsed job to readers whose clocks differ', async () => {
     await givenClaimed({ attempt: 3 });
+
     const first = await repository.find(job.jobId, MINE.expiresAt);
+
     expect(await repository.find(job.jobId, NOW)).toEqual(first);
     expect(await repository.find(job.jobId, NOW + 100_000)).toEqual(first);
   });
 
-  test('does not end a job that its attempt ends in the meantime', async () => {
+  test('find does not end a job that its attempt ends in the meantime', async () => {
     await givenClaimed({ attempt: 3 });
     const wire = justBefore('UpdateItemCommand', () => repository.end(job.jobId, MINE, DONE, NOW + 34));
-    expect(await repositoryVia(wire).find(job.jobId, NOW + 35)).toMatchObject({ ...DONE, updatedAt: NOW + 34 });
+
+    const found = await repositoryVia(wire).find(job.jobId, NOW + 35);
+
+    expect(found).toMatchObject({ ...DONE, updatedAt: NOW + 34 });
   });
 
-  test('does not end a job that a worker claims in the meantime', async () => {
+  test('find does not end a job that a worker claims in the meantime', async () => {
     const lease = { token: 'first', expiresAt: job.deadline + 20 };
     await given();
     const wire = justBefore('UpdateItemCommand', () => repository.claim(job.jobId, lease, job.deadline - 1));
-    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toMatchObject({
-      status: 'IN_PROGRESS',
-      attempt: 1,
-    });
+
+    const found = await repositoryVia(wire).find(job.jobId, job.deadline);
+
+    expect(found).toMatchObject({ status: 'IN_PROGRESS', attempt: 1 });
   });
 
-  test('does not end an attempt that starts in the meantime', async () => {
+  test('find does not end an attempt that starts in the meantime', async () => {
     const lease = { token: 'next', expiresAt: job.deadline + 20 };
     await givenClaimed();
     const wire = justBefore('UpdateItemCommand', () => repository.claim(job.jobId, lease, job.deadline - 1));
-    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toMatchObject({
-      status: 'IN_PROGRESS',
-      attempt: 2,
-    });
+
+    const found = await repositoryVia(wire).find(job.jobId, job.deadline);
+
+    expect(found).toMatchObject({ status: 'IN_PROGRESS', attempt: 2 });
   });
 
-  test('does not end the next job with the same id', async () => {
+  test('find does not end the next job with the same id', async () => {
     await given();
     const next = {
       ...job,
@@ -218,32 +255,41 @@ describe('find', () => {
       expiresAt: job.expiresAt + 604_800,
     };
     const wire = justBefore('UpdateItemCommand', () => repository.create(next));
-    expect(await repositoryVia(wire).find(job.jobId, job.expiresAt - 1)).toEqual(next);
+
+    const found = await repositoryVia(wire).find(job.jobId, job.expiresAt - 1);
+
+    expect(found).toEqual(next);
   });
 
-  test('returns undefined if the job is deleted in the meantime', async () => {
+  test('find returns undefined if the job is deleted in the meantime', async () => {
     await given();
     const wire = justBefore('UpdateItemCommand', () => repository.deletePending(job.jobId));
-    expect(await repositoryVia(wire).find(job.jobId, job.deadline)).toBeUndefined();
+
+    const found = await repositoryVia(wire).find(job.jobId, job.deadline);
+
+    expect(found).toBeUndefined();
     expect(await read()).toBeUndefined();
   });
 
-  test('ends a lapsed job once if the write is sent twice', async () => {
+  test('find ends a lapsed job once if the write is sent twice', async () => {
     await givenClaimed({ attempt: 3 });
+
     const found = await repositoryVia(sendTwice).find(job.jobId, NOW + 35);
+
     expect(found).toMatchObject({ status: 'ERROR', updatedAt: MINE.expiresAt });
     expect(await repository.find(job.jobId, NOW + 35)).toEqual(found);
   });
 
-  test('throws if the record is malformed, and does not change it', async () => {
+  test('find throws if the record is malformed, and does not change it', async () => {
     const item = await given({ createdAt: 'yesterday' });
+
     await expect(repository.find(job.jobId, NOW)).rejects.toThrow('Job record has no valid createdAt');
     expect(await read()).toEqual(item);
   });
 });
 
 describe('claim', () => {
-  test('starts the first attempt, and returns the job with its text', async () => {
+  test('claim starts the first attempt, and returns the job with its text', async () => {
     await given();
     const claim = await repository.claim(job.jobId, MINE, NOW + 3);
     const claimed = {
@@ -254,12 +300,14 @@ describe('claim', () => {
       leaseToken: 'mine',
       leaseExpiresAt: MINE.expiresAt,
     };
+
     expect(claim).toEqual({ kind: 'claimed', job: claimed });
     expect(await read()).toEqual(claimed);
   });
 
-  test('starts another attempt once the lease has expired, and not a second earlier', async () => {
+  test('claim starts another attempt once the lease has expired, and not a second earlier', async () => {
     const item = await givenClaimed();
+
     expect(await repository.claim(job.jobId, OTHERS, MINE.expiresAt - 1)).toEqual({ kind: 'held' });
     expect(await read()).toEqual(item);
     expect(await repository.claim(job.jobId, OTHERS, MINE.expiresAt)).toMatchObject({
@@ -268,85 +316,117 @@ describe('claim', () => {
     });
   });
 
-  test('starts no attempt after the last one, and ends the job', async () => {
+  test('claim starts no attempt after the last one, and ends the job', async () => {
     await givenClaimed({ attempt: 3 });
-    expect(await repository.claim(job.jobId, OTHERS, MINE.expiresAt)).toEqual({ kind: 'ended' });
+
+    const result = await repository.claim(job.jobId, OTHERS, MINE.expiresAt);
+
+    expect(result).toEqual({ kind: 'ended' });
     expect(await read()).toMatchObject({ status: 'ERROR', attempt: 3 });
   });
 
-  test('starts no attempt at or after the deadline, and ends the job', async () => {
+  test('claim starts no attempt at or after the deadline, and ends the job', async () => {
     await given();
-    expect(await repository.claim(job.jobId, MINE, job.deadline)).toEqual({ kind: 'ended' });
+
+    const result = await repository.claim(job.jobId, MINE, job.deadline);
+
+    expect(result).toEqual({ kind: 'ended' });
     expect(await read()).toMatchObject({ status: 'ERROR', attempt: 0 });
   });
 
-  test.each([DONE, FAILED])('does not change a job that is $status', async (end) => {
+  test.each([DONE, FAILED])('claim does not change a job that is $status', async (end) => {
     const item = await given({ ...end, attempt: 1, leaseToken: 'mine', leaseExpiresAt: NOW - 1 });
-    expect(await repository.claim(job.jobId, MINE, NOW)).toEqual({ kind: 'ended' });
+
+    const result = await repository.claim(job.jobId, MINE, NOW);
+
+    expect(result).toEqual({ kind: 'ended' });
     expect(await read()).toEqual(item);
   });
 
-  test('creates no record for an unknown job', async () => {
-    expect(await repository.claim(job.jobId, MINE, NOW)).toEqual({ kind: 'gone' });
+  test('claim creates no record for an unknown job', async () => {
+    const result = await repository.claim(job.jobId, MINE, NOW);
+
+    expect(result).toEqual({ kind: 'gone' });
     expect(await read()).toBeUndefined();
   });
 
-  test('returns gone for an expired job', async () => {
+  test('claim returns gone for an expired job', async () => {
     await given({ ...DONE, expiresAt: NOW });
-    expect(await repository.claim(job.jobId, MINE, NOW)).toEqual({ kind: 'gone' });
+
+    const result = await repository.claim(job.jobId, MINE, NOW);
+
+    expect(result).toEqual({ kind: 'gone' });
   });
 
-  test('returns held if the lease expires just after the condition failed', async () => {
+  test('claim returns held if the lease expires just after the condition failed', async () => {
     await givenClaimed();
     const wire = justBefore('GetItemCommand', () => givenClaimed({ leaseExpiresAt: NOW }));
-    expect(await repositoryVia(wire).claim(job.jobId, OTHERS, NOW)).toEqual({ kind: 'held' });
+
+    const result = await repositoryVia(wire).claim(job.jobId, OTHERS, NOW);
+
+    expect(result).toEqual({ kind: 'held' });
   });
 
-  test('starts one attempt if sent twice', async () => {
+  test('claim starts one attempt if sent twice', async () => {
     await given();
-    expect(await repositoryVia(sendTwice).claim(job.jobId, MINE, NOW)).toMatchObject({
-      kind: 'claimed',
-      job: { attempt: 1, leaseToken: 'mine' },
-    });
+
+    const result = await repositoryVia(sendTwice).claim(job.jobId, MINE, NOW);
+
+    expect(result).toMatchObject({ kind: 'claimed', job: { attempt: 1, leaseToken: 'mine' } });
     expect(await read()).toMatchObject({ attempt: 1 });
   });
 
-  test('succeeds for only one of two workers that claim at the same time', async () => {
+  test('claim succeeds for only one of two workers that claim at the same time', async () => {
     await given();
+
     const claims = await Promise.all([MINE, OTHERS].map((lease) => repository.claim(job.jobId, lease, NOW)));
+
     expect(claims.map(({ kind }) => kind).sort()).toEqual(['claimed', 'held']);
     expect(await read()).toMatchObject({ attempt: 1 });
   });
 
-  test('throws if DynamoDB cannot be reached', async () => {
+  test('claim throws if DynamoDB cannot be reached', async () => {
     const wire: Wire = () => Promise.reject(new Error('No route'));
+
     await expect(repositoryVia(wire).claim(job.jobId, MINE, NOW)).rejects.toThrow('No route');
   });
 });
 
 describe('end', () => {
-  test.each([DONE, FAILED])('stores $status and its time', async (end) => {
+  test.each([DONE, FAILED])('end stores $status and its time', async (end) => {
     const item = await givenClaimed();
-    expect(await repository.end(job.jobId, MINE, end, NOW + 5)).toBe(true);
+
+    const isStored = await repository.end(job.jobId, MINE, end, NOW + 5);
+
+    expect(isStored).toBe(true);
     expect(await read()).toEqual({ ...item, ...end, updatedAt: NOW + 5 });
   });
 
-  test('stores a result unchanged, whatever its keys', async () => {
+  test('end stores a result unchanged, whatever its keys', async () => {
     const result = '{"s":{"constructor":{"name":"String"},"__proto__":1,"big":1e300,"deep":{"constructor":1},"":""}}';
     await givenClaimed();
+
     await repository.end(job.jobId, MINE, { status: 'DONE', result }, NOW + 5);
-    expect(await repository.find(job.jobId, NOW)).toMatchObject({ status: 'DONE', result });
+
+    const found = await repository.find(job.jobId, NOW);
+
+    expect(found).toMatchObject({ status: 'DONE', result });
   });
 
-  test('returns false if another attempt has claimed the job', async () => {
+  test('end returns false if another attempt has claimed the job', async () => {
     const item = await givenClaimed({ attempt: 2, leaseToken: OTHERS.token });
-    expect(await repository.end(job.jobId, MINE, DONE, NOW + 5)).toBe(false);
+
+    const isStored = await repository.end(job.jobId, MINE, DONE, NOW + 5);
+
+    expect(isStored).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('returns false once a reader has ended the job', async () => {
+  test('end returns false once a reader has ended the job', async () => {
     await givenClaimed({ attempt: 3 });
+
     const seen = await repository.find(job.jobId, MINE.expiresAt);
+
     for (const end of [DONE, FAILED]) {
       expect(await repository.end(job.jobId, MINE, end, NOW + 34)).toBe(false);
       expect(await repository.find(job.jobId, NOW + 34)).toEqual(seen);
@@ -356,32 +436,45 @@ describe('end', () => {
   test.each([
     [DONE, FAILED],
     [FAILED, DONE],
-  ])('never replaces $status with the other end', async (first, second) => {
+  ])('end never replaces $status with the other end', async (first, second) => {
     const item = await givenClaimed();
+
     await repository.end(job.jobId, MINE, first, NOW + 5);
-    expect(await repository.end(job.jobId, MINE, second, NOW + 6)).toBe(false);
+
+    const isStored = await repository.end(job.jobId, MINE, second, NOW + 6);
+
+    expect(isStored).toBe(false);
     expect(await read()).toEqual({ ...item, ...first, updatedAt: NOW + 5 });
   });
 
-  test.each([DONE, FAILED])('stores $status if sent twice', async (end) => {
+  test.each([DONE, FAILED])('end stores $status if sent twice', async (end) => {
     await givenClaimed();
-    expect(await repositoryVia(sendTwice).end(job.jobId, MINE, end, NOW + 5)).toBe(true);
+
+    const isStored = await repositoryVia(sendTwice).end(job.jobId, MINE, end, NOW + 5);
+
+    expect(isStored).toBe(true);
     expect(await read()).toMatchObject({ ...end, updatedAt: NOW + 5 });
   });
 
-  test('creates no record for an unknown job', async () => {
-    expect(await repository.end(job.jobId, MINE, DONE, NOW)).toBe(false);
+  test('end creates no record for an unknown job', async () => {
+    const isStored = await repository.end(job.jobId, MINE, DONE, NOW);
+
+    expect(isStored).toBe(false);
     expect(await read()).toBeUndefined();
   });
 
-  test('returns false for a pending job', async () => {
+  test('end returns false for a pending job', async () => {
     const item = await given({ leaseToken: MINE.token });
-    expect(await repository.end(job.jobId, MINE, DONE, NOW)).toBe(false);
+
+    const isStored = await repository.end(job.jobId, MINE, DONE, NOW);
+
+    expect(isStored).toBe(false);
     expect(await read()).toEqual(item);
   });
 
-  test('throws if DynamoDB cannot be reached', async () => {
+  test('end throws if DynamoDB cannot be reached', async () => {
     const wire: Wire = () => Promise.reject(new Error('No route'));
+
     await expect(repositoryVia(wire).end(job.jobId, MINE, DONE, NOW)).rejects.toThrow('No route');
   });
 });
@@ -409,7 +502,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
       ...state,
     }));
 
-  test('agree on which jobs can be claimed', async () => {
+  test('the conditions of the repository and the rules of src/job.ts agree on which jobs can be claimed', async () => {
     await fc.assert(
       fc.asyncProperty(jobs, async (record) => {
         await table.put(record);
@@ -420,7 +513,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
     );
   });
 
-  test('agree on which jobs can be replaced', async () => {
+  test('the conditions of the repository and the rules of src/job.ts agree on which jobs can be replaced', async () => {
     await fc.assert(
       fc.asyncProperty(jobs, async (record) => {
         await table.put(record);
@@ -430,7 +523,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
     );
   });
 
-  test('agree on what readers see', async () => {
+  test('the conditions of the repository and the rules of src/job.ts agree on what readers see', async () => {
     await fc.assert(
       fc.asyncProperty(jobs, async (record) => {
         await table.put(record);
@@ -454,7 +547,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
 });
 
 describe('the longest text', () => {
-  test('is stored with the largest result that fitsItem allows', async () => {
+  test('the longest text is stored with the largest result that fitsItem allows', async () => {
     const text = 'x'.repeat(MAX_TEXT_BYTES);
     job = { ...job, text, jobId: '11111111-1111-4111-8111-111111111111' };
     const lease = { token: '22222222-2222-4222-8222-222222222222', expiresAt: NOW + 35 };
@@ -465,11 +558,14 @@ describe('the longest text', () => {
     const options = { signal, running: new Set<string>(), clock: () => 0 };
     // {"fill":{"x":"..."}}
     const largest = 399 * 1024 - MAX_TEXT_BYTES - 17;
+
     expect(await runStages([fill(largest + 1)], job, options)).toEqual({
       status: 'ERROR',
       errorMessage: 'The result cannot be stored: it is too large',
     });
+
     const end = await runStages([fill(largest)], job, options);
+
     expect(end.status).toBe('DONE');
     expect(await repository.end(job.jobId, lease, end, NOW)).toBe(true);
   });
@@ -481,16 +577,16 @@ describe('parseJob', () => {
   const done = { ...pending, status: 'DONE', result: '{"ocr":{}}' };
   const failed = { ...pending, status: 'ERROR', errorMessage: 'no' };
 
-  test.each([pending, inProgress, done, failed])('parses a record that is $status', (item) => {
+  test.each([pending, inProgress, done, failed])('parseJob parses a record that is $status', (item) => {
     expect(parseJob(item)).toEqual(item);
   });
 
-  test('drops unknown attributes and those of an earlier status', () => {
+  test('parseJob drops unknown attributes and those of an earlier status', () => {
     expect(parseJob({ ...pending, extra: 1 })).toEqual(pending);
     expect(parseJob({ ...done, leaseToken: 'token', leaseExpiresAt: 1035, errorMessage: 'no' })).toEqual(done);
   });
 
-  test.each([undefined, null, 'text', 5, []])('rejects %j, which is not a record', (item) => {
+  test.each([undefined, null, 'text', 5, []])('parseJob rejects %j, which is not a record', (item) => {
     expect(() => parseJob(item)).toThrow('Job record has no valid jobId');
   });
 
@@ -501,7 +597,7 @@ describe('parseJob', () => {
     ['leaseToken', inProgress],
     ['result', done],
     ['errorMessage', failed],
-  ])('throws an error that names %s if it is not a string', (name, item) => {
+  ])('parseJob throws an error that names %s if it is not a string', (name, item) => {
     for (const value of [5, null, undefined, ['x'], { ocr: {} }]) {
       expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
     }
@@ -514,17 +610,17 @@ describe('parseJob', () => {
     ['deadline', pending],
     ['attempt', pending],
     ['leaseExpiresAt', inProgress],
-  ])('throws an error that names %s if it is not a whole number', (name, item) => {
+  ])('parseJob throws an error that names %s if it is not a whole number', (name, item) => {
     for (const value of ['1', 1.5, Number.NaN, 2 ** 53, null, undefined]) {
       expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
     }
   });
 
-  test.each(['ENDED', 'pending', ''])('rejects the status %j', (status) => {
+  test.each(['ENDED', 'pending', ''])('parseJob rejects the status %j', (status) => {
     expect(() => parseJob({ ...pending, status })).toThrow('Job record has no valid status');
   });
 
-  test('does not quote the record in its errors', () => {
+  test('parseJob does not quote the record in its errors', () => {
     expect(() => parseJob({ ...pending, text: 'a secret', status: 'a secret' })).toThrow(
       /^Job record has no valid status$/,
     );

@@ -79,6 +79,7 @@ test('events that Lambda gives up on are kept for 14 days, encrypted', () => {
 test("deadlines and time limits use the worker's timeout and the maximum age of its events", () => {
   const timeout = { Ref: 'WorkerTimeoutSeconds' };
   const age = { Ref: 'WorkerMaxEventAgeSeconds' };
+
   expect(properties('WorkerFunction')).toMatchObject({
     Timeout: timeout,
     EventInvokeConfig: { MaximumEventAgeInSeconds: age },
@@ -92,6 +93,7 @@ test("deadlines and time limits use the worker's timeout and the maximum age of 
 
 test("the lease of a crashed first attempt has expired by Lambda's last retry, about 3 minutes later", () => {
   const longest = Number(at(template, 'Parameters', 'WorkerTimeoutSeconds', 'MaxValue'));
+
   expect(longest + 1 + CLOCK_SKEW_SECONDS).toBeLessThan(180);
 });
 
@@ -155,6 +157,7 @@ test("API Gateway's own responses have the same form as the functions' and the r
     expect(filled).toEqual({ error: expect.any(String) });
     return [name, nodeAt(responses, name)['StatusCode']];
   });
+
   expect(Object.fromEntries(statuses)).toEqual({
     DEFAULT_4XX: undefined,
     DEFAULT_5XX: undefined,
@@ -170,6 +173,7 @@ test('POST has its own rate limit, with the path escaped as CloudFormation requi
     ThrottlingRateLimit: { Ref: `${prefix}RateLimit` },
     ThrottlingBurstLimit: { Ref: `${prefix}BurstLimit` },
   });
+
   expect(at(properties('JobsApi'), 'MethodSettings')).toEqual([
     { ResourcePath: '/*', HttpMethod: '*', ...limits('Read') },
     { ResourcePath: '/~1jobs', HttpMethod: 'POST', ...limits('Submit') },
@@ -185,6 +189,7 @@ describe('alarms', () => {
   test.each(alarms)('%s refers to its section of docs/operations.md', (name) => {
     const operations = readFileSync(join(__dirname, '../../docs/operations.md'), 'utf8');
     const [, section] = /docs\/operations\.md, "([^"]+)"/.exec(descriptionOf(name)) ?? [];
+
     expect(operations).toContain(`### ${section}\n`);
   });
 
@@ -211,6 +216,7 @@ test('access logs use the ARN of the log group without ":*"', () => {
 
 test('the dashboard is valid JSON and shows every metric of the functions', () => {
   const body = String(at(properties('Dashboard'), 'DashboardBody', 'Fn::Sub'));
+
   expect(() => JSON.parse(body)).not.toThrow();
   for (const metric of [
     'JobsAccepted',

@@ -64,16 +64,19 @@ const idOf = (body: string) => {
 };
 
 describe('an accepted job', () => {
-  test('gets the documented response', async () => {
-    expect(await post(postJobEvent('{"text": " a text\\n"}'))).toEqual({
+  test('an accepted job gets the documented response', async () => {
+    const response = await post(postJobEvent('{"text": " a text\\n"}'));
+
+    expect(response).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
       body: `{"jobId":"${JOB_ID}","status":"PENDING","message":"${MESSAGE}"}`,
     });
   });
 
-  test('takes one conditional write and one event that contains only its id', async () => {
+  test('an accepted job takes one conditional write and one event that contains only its id', async () => {
     await post(postJobEvent('{"text": " a text\\n"}'));
+
     expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
       {
         TableName: 'JobsTable',
@@ -87,9 +90,12 @@ describe('an accepted job', () => {
     ]);
   });
 
-  test('can come in a base64-encoded body', async () => {
+  test('an accepted job can come in a base64-encoded body', async () => {
     const body = Buffer.from('{"text": "a text"}').toString('base64');
-    expect(await post(postJobEvent(body, { isBase64Encoded: true }))).toMatchObject({ statusCode: 202 });
+
+    const response = await post(postJobEvent(body, { isBase64Encoded: true }));
+
+    expect(response).toMatchObject({ statusCode: 202 });
     expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toMatchObject({ text: 'a text' });
   });
 
@@ -98,14 +104,17 @@ describe('an accepted job', () => {
     ['without a stage', '/jobs', '/jobs'],
     ['with a trailing slash', '/Prod/jobs/', '/Prod/jobs'],
     ['under the base path of a custom domain', '/v1/jobs', '/v1/jobs'],
-  ])('has its path as Location (%s)', async (_where, path, location) => {
+  ])('an accepted job has its path as Location (%s)', async (_where, path, location) => {
     const event = postJobEvent('{"text": "a"}');
+
     const response = await post({ ...event, requestContext: { ...event.requestContext, path } });
+
     expect(response.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
   });
 
-  test('is counted, and logged with its id and without its text', async () => {
+  test('an accepted job is counted, and logged with its id and without its text', async () => {
     await post(postJobEvent('{"text": "a secret of mine"}'));
+
     expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
     expect(log.join()).not.toContain('secret');
     expect(log.join()).toContain(JOB_ID);
@@ -113,24 +122,30 @@ describe('an accepted job', () => {
 });
 
 describe('the deployed handler', () => {
-  test('generates a UUID for every job and reads its settings from the environment', async () => {
+  test('the deployed createJob generates a UUID for every job and reads its settings from the environment', async () => {
     const responses = [
       await handler(postJobEvent('{"text": "a"}'), lambdaContext()),
       await handler(postJobEvent('{"text": "a"}'), lambdaContext()),
     ];
     const ids = responses.map(({ body }) => idOf(body));
+
     expect(ids.map((id) => validate(id) && version(id))).toEqual([4, 4]);
     expect(new Set(ids).size).toBe(2);
+
     const item = dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item;
+
     expect(Number(item?.['deadline']) - Number(item?.['createdAt'])).toBe(21_630);
     expect(Math.abs(Number(item?.['createdAt']) - Date.now() / 1000)).toBeLessThan(60);
   });
 });
 
 describe('a job whose worker cannot be started', () => {
-  test('is deleted, and the client is asked to try again', async () => {
+  test('a job whose worker cannot be started is deleted, and the client is asked to try again', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-    expect(await post(postJobEvent('{"text": "a"}'))).toEqual({
+
+    const response = await post(postJobEvent('{"text": "a"}'));
+
+    expect(response).toEqual({
       statusCode: 503,
       headers: { 'Content-Type': 'application/json', 'Retry-After': '1' },
       body: '{"error":"The job could not be started; please try again"}',
@@ -147,10 +162,12 @@ describe('a job whose worker cannot be started', () => {
     expect(metricsIn(log)).toEqual({});
   });
 
-  test('is accepted if a worker has claimed it, because only the response was lost', async () => {
+  test('a job whose worker cannot be started is accepted if a worker has claimed it, because only the response was lost', async () => {
     lambda.on(InvokeCommand).rejects(new Error('socket hang up'));
     dynamodb.on(DeleteCommand).rejects(conditionFailed);
+
     const response = await post(postJobEvent('{"text": "a text"}'));
+
     expect(response).toMatchObject({
       statusCode: 202,
       headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
@@ -159,10 +176,13 @@ describe('a job whose worker cannot be started', () => {
     expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
   });
 
-  test('is not accepted if it cannot be deleted either, and each failure is logged once', async () => {
+  test('a job whose worker cannot be started is not accepted if it cannot be deleted either, and each failure is logged once', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
     dynamodb.on(DeleteCommand).rejects(new Error('No route'));
-    expect(await post(postJobEvent('{"text": "a secret of mine"}'))).toMatchObject({ statusCode: 503 });
+
+    const response = await post(postJobEvent('{"text": "a secret of mine"}'));
+
+    expect(response).toMatchObject({ statusCode: 503 });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
     expect(log.filter((line) => line.includes('No route'))).toHaveLength(1);
     expect(log.join()).not.toContain('secret');
@@ -171,7 +191,10 @@ describe('a job whose worker cannot be started', () => {
 
 test('a job that cannot be stored gets a 500 without details, and no worker is started', async () => {
   dynamodb.rejects(new Error('Table JobsTable not found'));
-  expect(await post(postJobEvent('{"text": "a"}'))).toEqual({
+
+  const response = await post(postJobEvent('{"text": "a"}'));
+
+  expect(response).toEqual({
     statusCode: 500,
     headers: { 'Content-Type': 'application/json' },
     body: '{"error":"Internal server error"}',
@@ -185,24 +208,26 @@ describe('an idempotency key', () => {
   const keyed = (value: string, text = 'a text') =>
     postJobEvent(JSON.stringify({ text }), { headers: { 'Idempotency-Key': value } });
 
-  test('always yields the same UUID, bare or in quotes', async () => {
+  test('an idempotency key always yields the same UUID, bare or in quotes', async () => {
     const [one, two, other] = [await post(keyed('key')), await post(keyed('"key"')), await post(keyed('another'))].map(
       ({ body }) => idOf(body),
     );
+
     expect(validate(one) && version(one ?? '')).toBe(4);
     expect(two).toBe(one);
     expect(other).not.toBe(one);
   });
 
-  test('yields a different id in another deployment', async () => {
+  test('an idempotency key yields a different id in another deployment', async () => {
     expect(idOf((await post(keyed('key'))).body)).not.toBe(idOf((await post(keyed('key'), 'another stack')).body));
   });
 
-  test('with the same text gets the status of the existing job and starts no second one', async () => {
+  test('an idempotency key with the same text gets the status of the existing job and starts no second one', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...STORED, status: 'DONE', result: '{}' } });
     const response = await post(keyed('key'));
     const jobId = idOf(response.body);
+
     expect(response).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${jobId}`, 'Retry-After': '1' },
@@ -212,10 +237,13 @@ describe('an idempotency key', () => {
     expect(metricsIn(log)).toEqual({});
   });
 
-  test('with a different text is rejected', async () => {
+  test('an idempotency key with a different text is rejected', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: STORED });
-    expect(await post(keyed('key', 'another text'))).toEqual({
+
+    const response = await post(keyed('key', 'another text'));
+
+    expect(response).toEqual({
       statusCode: 422,
       headers: { 'Content-Type': 'application/json' },
       body: '{"error":"Header \'Idempotency-Key\' was used before with another text"}',
@@ -223,19 +251,26 @@ describe('an idempotency key', () => {
     expect(lambda.calls()).toEqual([]);
   });
 
-  test('keeps the job if its worker cannot be started', async () => {
+  test('an idempotency key keeps the job if its worker cannot be started', async () => {
     lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-    expect(await post(keyed('key'))).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
+
+    const response = await post(keyed('key'));
+
+    expect(response).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
     expect(commands()).toEqual(['PutCommand']);
   });
 
-  test('of a job that expires at that moment gets 503', async () => {
+  test('an idempotency key of a job that expires at that moment gets 503', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed).on(GetCommand).resolves({});
-    expect(await post(keyed('key'))).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
+
+    const response = await post(keyed('key'));
+
+    expect(response).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
   });
 
-  test('that is malformed is rejected before anything is stored', async () => {
+  test('an idempotency key that is malformed is rejected before anything is stored', async () => {
     const response = await post(keyed('two words'));
+
     expect(response.statusCode).toBe(400);
     expect(errorOf(response)).toMatch(/^Header 'Idempotency-Key' must be/);
     expect(dynamodb.calls()).toEqual([]);
@@ -251,18 +286,24 @@ describe('a rejected request', () => {
     [400, "Field 'text' must be a string", '{"text": 5}'],
     [400, "Field 'text' must be well-formed Unicode", '{"text": "\\ud800"}'],
     [413, "Field 'text' must not exceed 131072 bytes as JSON", JSON.stringify({ text: 'x'.repeat(131_073) })],
-  ])('gets %i %s, makes no AWS call, and its body is not logged', async (statusCode, error, body) => {
-    expect(await post(postJobEvent(body))).toEqual({
-      statusCode,
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ error }),
-    });
-    expect([...dynamodb.calls(), ...lambda.calls()]).toEqual([]);
-    expect(log.join()).not.toContain('secret');
-  });
+  ])(
+    'a rejected request gets %i %s, makes no AWS call, and its body is not logged',
+    async (statusCode, error, body) => {
+      const response = await post(postJobEvent(body));
 
-  test('with another method is told which one is allowed', async () => {
+      expect(response).toEqual({
+        statusCode,
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify({ error }),
+      });
+      expect([...dynamodb.calls(), ...lambda.calls()]).toEqual([]);
+      expect(log.join()).not.toContain('secret');
+    },
+  );
+
+  test('a request with another method is told which one is allowed', async () => {
     const response = await post(apiEvent({ httpMethod: 'GET', path: '/jobs', resource: '/jobs' }));
+
     expect(response).toMatchObject({ statusCode: 405, headers: { Allow: 'POST' } });
   });
 });

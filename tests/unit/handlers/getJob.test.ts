@@ -51,68 +51,83 @@ describe('a job', () => {
     [inProgress, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
     [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"stage":"ocr","charCount":6}}}`, COMMON],
     [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
-  ])('that is $status is returned as documented', async (job, body, headers) => {
+  ])('a job that is $status is returned as documented', async (job, body, headers) => {
     dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
-    expect(await get(JOB_ID)).toEqual({ statusCode: 200, headers, body });
+
+    const response = await get(JOB_ID);
+
+    expect(response).toEqual({ statusCode: 200, headers, body });
   });
 
-  test('that is older gets a longer Retry-After', async () => {
+  test('a job that is older gets a longer Retry-After', async () => {
     dynamodb.on(GetCommand).resolves({ Item: inProgress });
-    expect(await get(JOB_ID, NOW + 20)).toMatchObject({ headers: { 'Retry-After': '5' } });
+
+    const response = await get(JOB_ID, NOW + 20);
+
+    expect(response).toMatchObject({ headers: { 'Retry-After': '5' } });
   });
 
-  test('takes one strongly consistent read', async () => {
+  test('a job takes one strongly consistent read', async () => {
     dynamodb.on(GetCommand).resolves({ Item: pending });
+
     await get(JOB_ID);
+
     expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
       { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
     ]);
   });
 
-  test('that has lapsed is ended and counted before it is returned', async () => {
+  test('a job that has lapsed is ended and counted before it is returned', async () => {
     const { errorMessage } = failed.status === 'ERROR' ? failed : { errorMessage: '' };
     const lapsed = { ...pending, status: 'ERROR', errorMessage, updatedAt: pending.deadline };
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
+
     const response = await get(JOB_ID, pending.deadline);
+
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
     expect(metricsIn(log)).toEqual({ JobsFailed: 1, TimeToEnd: pending.deadline - NOW });
     expect(response).toMatchObject({ statusCode: 200, headers: COMMON });
     expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
   });
 
-  test('that another reader ended at the same time is returned as that reader wrote it', async () => {
+  test('a job that another reader ended at the same time is returned as that reader wrote it', async () => {
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: failed });
     dynamodb.on(UpdateCommand).rejects(new ConditionalCheckFailedException({ message: 'no', $metadata: {} }));
+
     expect(JSON.parse((await get(JOB_ID, pending.deadline)).body)).toMatchObject({ errorMessage: 'No model for this' });
   });
 
-  test('is returned with its stored result, however deeply nested', async () => {
+  test('a job is returned with its stored result, however deeply nested', async () => {
     // Encoding a value of this depth overflows the stack.
     const result = `{"s":${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}}`;
     dynamodb.on(GetCommand).resolves({ Item: { ...done, result } });
+
     const response = await get(JOB_ID);
+
     expect(response.statusCode).toBe(200);
     expect(response.body).toBe(`${HEAD}:"DONE",${BODY},"result":${result}}`);
   });
 
-  test('that has expired gets 404', async () => {
+  test('a job that has expired gets 404', async () => {
     dynamodb.on(GetCommand).resolves({ Item: done });
-    expect(await get(JOB_ID, done.expiresAt)).toMatchObject({ statusCode: 404 });
+
+    const response = await get(JOB_ID, done.expiresAt);
+
+    expect(response).toMatchObject({ statusCode: 404 });
   });
 });
 
 describe('an id', () => {
-  test('that is unknown gets 404 after one read', async () => {
-    expect(await get(JOB_ID)).toEqual({
-      statusCode: 404,
-      headers: COMMON,
-      body: `{"error":"Job '${JOB_ID}' not found"}`,
-    });
+  test('an id that is unknown gets 404 after one read', async () => {
+    const response = await get(JOB_ID);
+
+    expect(response).toEqual({ statusCode: 404, headers: COMMON, body: `{"error":"Job '${JOB_ID}' not found"}` });
     expect(dynamodb.commandCalls(GetCommand)).toHaveLength(1);
   });
 
-  test('in upper case is a different id', async () => {
+  test('an id in upper case is a different id', async () => {
     const jobId = 'ABCDEFAB-CDEF-4ABC-8DEF-ABCDEFABCDEF';
+
     expect(errorOf(await get(jobId))).toBe(`Job '${jobId}' not found`);
   });
 
@@ -131,15 +146,17 @@ describe('an id', () => {
     ['__proto__', '__proto__'],
     ['in Unicode numerals', 'ⅷⅷⅷⅷⅷⅷⅷⅷ-1111-4111-8111-111111111111'],
     ['8 KB long', 'x'.repeat(8192)],
-  ])('that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
+  ])('an id that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
     const response = await get(jobId);
+
     expect(response).toMatchObject({ statusCode: 404, headers: COMMON });
     expect(errorOf(response)).toBe(`Job '${jobId}' not found`);
     expect(dynamodb.calls()).toEqual([]);
   });
 
-  test('that is missing from the event gets 404', async () => {
+  test('an id that is missing from the event gets 404', async () => {
     const event = apiEvent({ httpMethod: 'GET', path: '/jobs/', resource: '/jobs/{jobId}' });
+
     expect(errorOf(await handler(event, lambdaContext()))).toBe("Job '' not found");
   });
 });
@@ -148,9 +165,11 @@ describe('a server error', () => {
   test.each([
     ['a failed read', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
     ['a malformed record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
-  ])('(%s) becomes a 500 without details and one log line with the cause and the id', async (_what, arrange) => {
+  ])('%s becomes a 500 without details and one log line with the cause and the id', async (_what, arrange) => {
     arrange();
+
     const response = await get(JOB_ID);
+
     expect(response).toMatchObject({ statusCode: 500, body: '{"error":"Internal server error"}' });
     expect(log).toHaveLength(1);
     expect(log[0]).toMatch(/No route|Job record has no valid createdAt/);
@@ -159,12 +178,16 @@ describe('a server error', () => {
   });
 });
 
-test('another method gets 405', async () => {
+test('a request with another method gets 405', async () => {
   const event = { ...getJobEvent(JOB_ID), httpMethod: 'DELETE' };
-  expect(await handler(event, lambdaContext())).toMatchObject({ statusCode: 405, headers: { Allow: 'GET' } });
+
+  const response = await handler(event, lambdaContext());
+
+  expect(response).toMatchObject({ statusCode: 405, headers: { Allow: 'GET' } });
 });
 
-test('the deployed handler reads the table that its environment names', async () => {
+test('the deployed getJob reads the table that its environment names', async () => {
   await handler(getJobEvent(JOB_ID), lambdaContext());
+
   expect(dynamodb.commandCalls(GetCommand)[0]?.args[0].input.TableName).toBe('JobsTable');
 });
