@@ -1,7 +1,5 @@
 const common = {
   testEnvironment: 'node',
-  // An outer limit for a busy machine. A test judges what happened, not how long it took.
-  testTimeout: 300_000,
   transform: { '^.+\\.[jt]s$': ['@swc/jest', { jsc: { target: 'es2024', parser: { syntax: 'typescript' } } }] },
   // These packages ship ES modules only.
   transformIgnorePatterns: ['/node_modules/(?!uuid/|@apidevtools/)'],
@@ -9,6 +7,8 @@ const common = {
 
 /** @type {import('jest').Config} */
 export default {
+  // An outer limit for a busy machine. A test judges what happened, not how long it took.
+  testTimeout: 300_000,
   projects: [
     {
       ...common,
