@@ -22,8 +22,8 @@ export type FunctionFindings = Findings['functions'][FunctionName];
 const execute = promisify(execFile);
 
 /**
- * Builds the functions into the directory and measures them. Times are those of the fastest process, because
- * whatever else runs on the machine can only make a process slower. All are of the application's own code.
+ * Builds the functions into the directory and measures them. Times are CPU times of the application and the
+ * SDK, in the fastest process, because whatever else runs on the machine can only make a process slower.
  */
 export async function measure(directory: string) {
   const built = {
@@ -77,7 +77,7 @@ export async function measure(directory: string) {
       loadMs: Math.min(...own.map(({ loadMs }) => loadMs)),
       /** The load time divided by that of the default build. */
       loadShare: median(shares),
-      firstCpuMs: Math.min(...own.flatMap(({ cpuMs }) => cpuMs[0] ?? [])),
+      firstMs: Math.min(...own.flatMap(({ callMs }) => callMs[0] ?? [])),
     };
   };
 
@@ -88,20 +88,20 @@ export async function measure(directory: string) {
     const calls = [{ bundle, event: events[0] }];
     const loads = await timeLoads(name, calls);
     const compared = [...calls, { bundle: bareCalls, event: callsOf(job, 0) }];
-    const warm: { readonly cpuMs: number; readonly addedMs: number }[] = [];
+    const warm: { readonly ms: number; readonly bareMs: number }[] = [];
     for (let round = 0; round < WARM_PROCESSES; round += 1) {
-      const { cpuMs, callMs } = await run(name, { calls: compared, rounds: 1 + WARM_CALLS });
-      const [own = [], bare = []] = callMs.map((ms) => ms.slice(1));
-      const added = own.map((ms, index) => ms - (bare[index] ?? Number.NaN));
-      warm.push({ cpuMs: median(cpuMs[0]?.slice(1) ?? []), addedMs: median(added) });
+      const { callMs } = await run(name, { calls: compared, rounds: 1 + WARM_CALLS });
+      const [ms = Number.NaN, bareMs = Number.NaN] = callMs.map((all) => median(all.slice(1)));
+      warm.push({ ms, bareMs });
     }
     standIn.replay(callsOf(job, last));
     const { memoryMiB } = await run(name, { calls: [{ bundle, event: events[last] }], rounds: 1 + WARM_CALLS });
     return {
       ...loads,
-      warmCpuMs: Math.min(...warm.map(({ cpuMs }) => cpuMs)),
-      /** What a call takes longer than the same calls by the SDK alone. */
-      addedMs: Math.min(...warm.map(({ addedMs }) => addedMs)),
+      warmMs: Math.min(...warm.map(({ ms }) => ms)),
+      /** What a call takes in addition to the same calls by the SDK alone, and its share of the call. */
+      addedMs: Math.min(...warm.map(({ ms, bareMs }) => ms - bareMs)),
+      addedShare: median(warm.map(({ ms, bareMs }) => (ms - bareMs) / ms)),
       memoryMiB,
     };
   };
@@ -123,8 +123,14 @@ export async function measure(directory: string) {
   });
 
   console.error('Loading and calling the functions (a minute)');
-  const [firstCpuMs = Number.NaN, warmCpuMs = Number.NaN] = worker.cpuMs.flat();
-  const workerTimes = { ...(await timeLoads('worker', [])), firstCpuMs, warmCpuMs, addedMs: Number.NaN };
+  const [firstMs = Number.NaN, warmMs = Number.NaN] = worker.callMs.flat();
+  const workerTimes = {
+    ...(await timeLoads('worker', [])),
+    firstMs,
+    warmMs,
+    addedMs: Number.NaN,
+    addedShare: Number.NaN,
+  };
   const functions = {
     createJob: { ...countsOf('createJob', createJob), ...(await timeCalls('createJob', createJob, postEvents)) },
     getJob: { ...countsOf('getJob', getJob), ...(await timeCalls('getJob', getJob, getEvents)) },
