@@ -151,10 +151,13 @@ const suites = [
   { project: 'model', options: [] },
 ];
 
+// 2000 sequences are one test. A mutant that hangs is reported by the model itself.
+const LIMIT = ['--testTimeout', '1800000'];
+
 /** Runs a suite in the copy. Returns its first failure, or undefined if it passes. */
 function failureOf({ project, options }: (typeof suites)[number]): string | undefined {
   const jest = join('node_modules', 'jest', 'bin', 'jest.js');
-  const { status, stderr } = spawnSync(process.execPath, [jest, '--selectProjects', project, ...options], {
+  const { status, stderr } = spawnSync(process.execPath, [jest, '--selectProjects', project, ...LIMIT, ...options], {
     cwd: tree,
     encoding: 'utf8',
     env: { MODEL_RUNS: '2000', ...process.env, MODEL_SHRINK: 'no' },
