@@ -49,7 +49,7 @@ const texts = fc
   .map((parts) => parts.flat().join(''));
 
 describe('the sample text', () => {
-  test('gives the same results as the Python original', async () => {
+  test('the sample text has the documented results', async () => {
     expect(await run(ocr, SAMPLE)).toEqual({ stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE });
     expect(await run(mlInference, SAMPLE)).toEqual({
       stage: 'ml_inference',
@@ -65,8 +65,8 @@ describe('the sample text', () => {
   });
 });
 
-describe('the stages', () => {
-  test('have the same names as in the original', () => {
+describe('the sample stages', () => {
+  test('the sample stages are named ocr, mlInference and search', () => {
     expect(stages.map(({ name }) => name)).toEqual(['ocr', 'mlInference', 'search']);
   });
 
@@ -74,21 +74,27 @@ describe('the stages', () => {
     [ocr, 2000],
     [mlInference, 2000],
     [search, 1000],
-  ])('wait as long as the work they simulate, and pass on the signal', async (stage, milliseconds) => {
-    pause.mockClear();
-    await run(stage, 'a text');
-    expect(pause.mock.calls).toEqual([[milliseconds, signal]]);
-  });
+  ])(
+    'a sample stage waits as long as the work that it simulates, and passes on the signal',
+    async (stage, milliseconds) => {
+      pause.mockClear();
+
+      await run(stage, 'a text');
+
+      expect(pause.mock.calls).toEqual([[milliseconds, signal]]);
+    },
+  );
 
   test.each([sampleStages.ocr, sampleStages.mlInference, sampleStages.search])(
-    'stop when the signal aborts (%p)',
+    'a sample stage stops when the signal aborts (%p)',
     async (create) => {
       const aborted = { jobId: 'id', results: {}, signal: AbortSignal.abort() };
+
       await expect(create().run('a text', aborted)).rejects.toMatchObject({ name: 'AbortError' });
     },
   );
 
-  test('always return the same plain JSON for the same text', async () => {
+  test('the sample stages always return the same plain JSON for the same text', async () => {
     await fc.assert(
       fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
         for (const stage of stages) {
@@ -107,11 +113,11 @@ describe('ocr', () => {
     ['x'.repeat(81), `${'x'.repeat(80)}...`],
     ['😀'.repeat(80), '😀'.repeat(80)],
     [`${'😀'.repeat(80)}y`, `${'😀'.repeat(80)}...`],
-  ])('previews the first 80 code points, with an ellipsis if there are more', async (text, preview) => {
+  ])('ocr previews the first 80 code points, with an ellipsis if there are more', async (text, preview) => {
     expect(await run(ocr, text)).toMatchObject({ preview, charCount: [...text].length });
   });
 
-  test('counts code points and words', async () => {
+  test('ocr counts code points and words', async () => {
     await fc.assert(
       fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
         const { charCount, wordCount } = await run(ocr, text);
@@ -134,7 +140,7 @@ describe('mlInference', () => {
     ['love '.repeat(7), 'POSITIVE', 0.95],
     ['love '.repeat(8), 'POSITIVE', 0.95],
     ['hate '.repeat(500), 'NEGATIVE', 0.95],
-  ])('rates %j as %s with confidence %d', async (text, sentiment, confidence) => {
+  ])('mlInference rates %j as %s with confidence %d', async (text, sentiment, confidence) => {
     expect(await run(mlInference, text)).toMatchObject({ sentiment, confidence });
   });
 
@@ -143,11 +149,11 @@ describe('mlInference', () => {
     ...NEGATIVE.map((word) => [word, 'NEGATIVE']),
     ['constructor', 'NEUTRAL'],
     ['__proto__', 'NEUTRAL'],
-  ])('rates the word %s as %s', async (word, sentiment) => {
+  ])('mlInference rates the word %s as %s', async (word, sentiment) => {
     expect(await run(mlInference, word)).toMatchObject({ sentiment });
   });
 
-  test('has confidence 0.6 + min(0.05 x hits of the winning side, 0.35), rounded to two decimals', async () => {
+  test('mlInference has confidence 0.6 + min(0.05 x hits of the winning side, 0.35), rounded to two decimals', async () => {
     await fc.assert(
       fc.asyncProperty(texts, async (text) => {
         const words = text.toLowerCase().match(/\S+/gu) ?? [];
@@ -177,7 +183,7 @@ describe('search', () => {
     ['aaaa bbbb cccc dddd eeee ffff ffff', ['ffff', 'aaaa', 'bbbb', 'cccc', 'dddd']],
     ['constructor __proto__ __proto__', ['__proto__', 'constructor']],
     ['2024 1999 2024', ['2024', '1999']],
-  ])('for %j finds the keywords %j', async (text, topKeywords) => {
+  ])('search finds the keywords of %j, which are %j', async (text, topKeywords) => {
     expect(await run(search, text)).toEqual({
       stage: 'search',
       topKeywords,
@@ -185,7 +191,7 @@ describe('search', () => {
     });
   });
 
-  test('ranks by frequency and then by first appearance', async () => {
+  test('search ranks by frequency and then by first appearance', async () => {
     await fc.assert(
       fc.asyncProperty(texts, async (text) => {
         const words = (text.toLowerCase().match(/\S+/gu) ?? []).filter(
@@ -213,9 +219,13 @@ test.each([
 ])('the result for the longest text fits in an item with the text (%s)', async (_what, word) => {
   const words = ['a', 'b', 'c', 'd', 'e'].map((letter) => letter + word).join(' ');
   const text = words + 'x'.repeat(MAX_TEXT_BYTES - sizeAsJson(words));
+
   expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
+
   captureConsole();
+
   const end = await runStages(stages, { jobId: 'id', text }, { signal, running: new Set(), clock: () => 0 });
+
   expect(end.status).toBe('DONE');
 });
 
@@ -227,6 +237,7 @@ test('lower case makes no character longer by more than half, in bytes of UTF-8'
     const lower = character.toLowerCase();
     if (lower !== character && Buffer.byteLength(lower) > 1.5 * Buffer.byteLength(character)) longer.push(character);
   }
+
   expect(longer).toEqual([]);
 });
 
@@ -234,6 +245,7 @@ test('the shortest worker timeout gives the stages enough time', async () => {
   pause.mockClear();
   for (const stage of stages) await run(stage, SAMPLE);
   const sampleMs = pause.mock.calls.reduce((sum, [milliseconds]) => sum + milliseconds, 0);
+
   expect(sampleMs).toBe(5000);
   expect(Number(at(readTemplate(), 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
     sampleMs + MAX_OVERHEAD_MS,
