@@ -3,7 +3,8 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, request, 
 import { setTimeout as sleep } from 'node:timers/promises';
 
 type Caller = 'createJob' | 'getJob' | 'worker';
-type Operation = 'PutItem' | 'UpdateItem' | 'DeleteItem' | 'GetItem' | 'Invoke';
+/** What a request is for. A claim, a final write and the end of a lapsed job are all an UpdateItem. */
+type Operation = 'PutItem' | 'DeleteItem' | 'GetItem' | 'claim' | 'final write' | 'lapse' | 'Invoke';
 
 /**
  * What can go wrong with a request from a function to AWS:
@@ -28,29 +29,37 @@ export const FAULTS = [
   'kill after',
 ] as const;
 
-/** One request from a function to AWS. Each of the SDK's retries is another request. */
+/** One request from a function to AWS. If the SDK repeats it, that is the second try of the same call. */
 export interface Call {
   readonly caller: Caller;
   readonly operation: Operation;
   readonly jobId: string;
   /** The job's text, as seen in its PutItem; '' if there was none. */
   readonly text: string;
-  /** The number of this request among those with the same caller, operation and job, from 1. */
-  readonly count: number;
-  /** Whether the request claims a job. */
-  readonly isClaim: boolean;
+  /** The number of this call among those with the same caller, operation and job, from 1. */
+  readonly number: number;
+  /** From 1. */
+  readonly tryNumber: number;
 }
 
-/** A call and what went wrong with it. */
+/** A request and what became of it. */
 interface RecordedCall extends Call {
+  /** When it arrived, in Unix milliseconds. */
+  readonly arrivedAt: number;
+  /** As in an IAM policy. */
+  readonly action: string;
   readonly fault: Fault | undefined;
+  /** The status of AWS's response. Undefined if AWS did not get the request, or has not responded yet. */
+  status: number | undefined;
+  /** Whether the function has received a response. Undefined until that is decided. */
+  isAnswered: boolean | undefined;
 }
 
-/** Stands between the functions and the local AWS, and injects faults. */
+/** Stands between the functions and the AWS emulator, and injects faults. */
 export interface FaultProxy {
   readonly url: string;
-  /** All calls so far, in order of arrival. */
-  readonly calls: readonly RecordedCall[];
+  /** All requests so far, in order of arrival. */
+  readonly calls: readonly Readonly<RecordedCall>[];
   close(): Promise<void>;
 }
 
@@ -68,28 +77,41 @@ export async function startFaultProxy(
 ): Promise<FaultProxy> {
   const calls: RecordedCall[] = [];
   const texts = new Map<string, string>();
-  const counts = new Map<string, number>();
+  const invocations = new Map<string, string[]>();
 
-  const describe = (incoming: IncomingMessage, body: Buffer): Call => {
+  const describe = (incoming: IncomingMessage, body: Buffer): Call & { readonly action: string } => {
     const json: unknown = JSON.parse(body.toString('utf8'));
-    const operation = operationOf(incoming);
+    const { headers } = incoming;
+    const action = actionOf(incoming);
+    const operation = operationOf(action, json);
     const jobId = textAt(json, operation === 'Invoke' ? ['jobId'] : [keyOf(operation), 'jobId', 'S']) ?? '';
     const text = textAt(json, ['Item', 'text', 'S']);
     if (text !== undefined) texts.set(jobId, text);
-    const { caller } = senderOf(incoming.headers);
-    const counter = `${caller} ${operation} ${jobId}`;
-    const count = (counts.get(counter) ?? 0) + 1;
-    counts.set(counter, count);
-    const isClaim = textAt(json, ['UpdateExpression'])?.includes('attempt + ') ?? false;
-    return { caller, operation, jobId, text: texts.get(jobId) ?? '', count, isClaim };
+    const { caller } = senderOf(headers);
+    // The SDK sends the same id with each try of a call.
+    const invocation = String(headers['amz-sdk-invocation-id']);
+    const earlier = invocations.get(`${caller} ${operation} ${jobId}`) ?? [];
+    const known = earlier.includes(invocation) ? earlier : [...earlier, invocation];
+    invocations.set(`${caller} ${operation} ${jobId}`, known);
+    const tryNumber = Number(/attempt=(\d+)/.exec(String(headers['amz-sdk-request']))?.[1]);
+    const number = known.indexOf(invocation) + 1;
+    return { caller, operation, action, jobId, text: texts.get(jobId) ?? '', number, tryNumber };
   };
 
   const serve = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
     const body = await bodyOf(incoming);
-    const call = describe(incoming, body);
-    const fault = faultOf(call);
-    calls.push({ ...call, fault });
-    const pass = () => forward(endpoint, incoming, body);
+    const described = describe(incoming, body);
+    const fault = faultOf(described);
+    const call: RecordedCall = { ...described, arrivedAt: Date.now(), fault, status: undefined, isAnswered: undefined };
+    calls.push(call);
+    outgoing.on('close', () => {
+      call.isAnswered = outgoing.writableFinished;
+    });
+    const pass = async () => {
+      const forwarded = await forward(endpoint, incoming, body);
+      call.status = forwarded.status;
+      return forwarded;
+    };
     const respond = ({ status, headers, body }: Forwarded) => outgoing.writeHead(status, headers).end(body);
     const kill = () => process.kill(senderOf(incoming.headers).pid, 'SIGKILL');
     switch (fault) {
@@ -97,7 +119,7 @@ export async function startFaultProxy(
         respond(await pass());
         return;
       case 'refuse':
-        respond(refusal(call.operation));
+        respond(refusal(call.action));
         return;
       case 'hang':
         return;
@@ -159,17 +181,29 @@ function senderOf(headers: IncomingHttpHeaders): { readonly caller: Caller; read
   return { caller, pid: Number(pid) };
 }
 
-function operationOf({ headers, url }: IncomingMessage): Operation {
-  if (url?.endsWith('/invocations')) return 'Invoke';
-  const operation = String(headers['x-amz-target']).split('.')[1];
-  switch (operation) {
-    case 'PutItem':
-    case 'UpdateItem':
-    case 'DeleteItem':
-    case 'GetItem':
-      return operation;
+/** The action of a request, as in an IAM policy. */
+function actionOf({ headers, url }: IncomingMessage): string {
+  if (url?.endsWith('/invocations')) return 'lambda:InvokeFunction';
+  return `dynamodb:${String(headers['x-amz-target']).split('.')[1]}`;
+}
+
+function operationOf(action: string, json: unknown): Operation {
+  switch (action) {
+    case 'lambda:InvokeFunction':
+      return 'Invoke';
+    case 'dynamodb:PutItem':
+      return 'PutItem';
+    case 'dynamodb:DeleteItem':
+      return 'DeleteItem';
+    case 'dynamodb:GetItem':
+      return 'GetItem';
+    case 'dynamodb:UpdateItem': {
+      const update = textAt(json, ['UpdateExpression']) ?? '';
+      if (update.includes('attempt + ')) return 'claim';
+      return update.includes('REMOVE leaseToken') ? 'lapse' : 'final write';
+    }
     default:
-      throw new Error(`Unknown operation ${operation}`);
+      throw new Error(`Unknown action ${action}`);
   }
 }
 
@@ -205,9 +239,10 @@ function forward(endpoint: string, { method, url, headers }: IncomingMessage, bo
 }
 
 /** The response of DynamoDB or Lambda when it is overloaded or broken. The SDK retries. */
-function refusal(operation: Operation): Forwarded {
-  const name = operation === 'Invoke' ? 'ServiceException' : 'InternalServerError';
-  const type = operation === 'Invoke' ? name : `com.amazonaws.dynamodb.v20120810#${name}`;
+function refusal(action: string): Forwarded {
+  const isInvoke = action === 'lambda:InvokeFunction';
+  const name = isInvoke ? 'ServiceException' : 'InternalServerError';
+  const type = isInvoke ? name : `com.amazonaws.dynamodb.v20120810#${name}`;
   return {
     status: 500,
     headers: { 'content-type': 'application/x-amz-json-1.0', 'x-amzn-errortype': name },

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { getJob, stringField } from './deployment.ts';
+import { numberField, requestOnce, stringField } from './deployment.ts';
 
 /** How a job ended, as GET returned it. */
 export interface Ending {
@@ -10,6 +10,8 @@ export interface Ending {
   readonly statuses: readonly string[];
   /** Since the watcher started to follow the job. */
   readonly seconds: number;
+  /** From the job's creation to its end, as its record says. */
+  readonly recordedSeconds: number;
 }
 
 const INTERVAL_MS = 1500;
@@ -23,9 +25,9 @@ export class Watcher {
   readonly #baseUrl: string;
   readonly #violations: string[] = [];
   readonly #rereads = new Map<string, number>();
+  /** Few, so that the reads do not slow down the jobs. */
+  readonly #limited = limiter(READERS);
   #isStopped = false;
-  #idleReaders = READERS;
-  readonly #waiting: (() => void)[] = [];
 
   constructor(baseUrl: string) {
     this.#baseUrl = baseUrl;
@@ -57,7 +59,7 @@ export class Watcher {
     const statuses: string[] = [];
     let shownEnd: string | undefined;
     while (!this.#isStopped) {
-      const response = await this.#limited(() => getJob(this.#baseUrl, jobId));
+      const response = await this.#limited(() => requestOnce(`${this.#baseUrl}/jobs/${jobId}`));
       if (response.status < 500) {
         if (response.status !== 200) {
           const violation = `${jobId} is gone: ${response.status} ${response.text}; seen: ${statuses.join(', ')}`;
@@ -74,7 +76,14 @@ export class Watcher {
         } else if (status === 'DONE' || status === 'ERROR') {
           shownEnd = response.text;
           this.#rereads.set(jobId, 0);
-          resolve({ jobId, status, body: response.json, statuses, seconds: (Date.now() - started) / 1000 });
+          resolve({
+            jobId,
+            status,
+            body: response.json,
+            statuses,
+            seconds: (Date.now() - started) / 1000,
+            recordedSeconds: numberField(response, 'updatedAt') - numberField(response, 'createdAt'),
+          });
         }
       }
       if (shownEnd === undefined && Date.now() - started > limitMs) {
@@ -83,17 +92,21 @@ export class Watcher {
       await sleep(shownEnd === undefined ? INTERVAL_MS : 5 * INTERVAL_MS, undefined, { ref: false });
     }
   }
+}
 
-  /** Limits how many reads run at the same time, so they do not slow down the jobs. */
-  async #limited<T>(read: () => Promise<T>): Promise<T> {
-    if (this.#idleReaders > 0) this.#idleReaders -= 1;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+/** Returns a function that runs what it is given, at most `count` at the same time, in the order of the calls. */
+export function limiter(count: number): <T>(run: () => Promise<T>) => Promise<T> {
+  let idle = count;
+  const waiting: (() => void)[] = [];
+  return async (run) => {
+    if (idle > 0) idle -= 1;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
     try {
-      return await read();
+      return await run();
     } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#idleReaders += 1;
+      const next = waiting.shift();
+      if (next === undefined) idle += 1;
       else next();
     }
-  }
+  };
 }
