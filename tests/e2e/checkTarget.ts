@@ -7,7 +7,7 @@ const TRIES = 4;
 const PAUSE_MS = 2000;
 
 if (API_BASE_URL === undefined) {
-  console.log('End-to-end tests: each suite deploys to its own local AWS');
+  console.log('End-to-end tests: each suite deploys to its own AWS emulator');
 } else {
   console.log(`End-to-end tests of ${API_BASE_URL}`);
   const problem = /^https?:\/\/./.test(API_BASE_URL)

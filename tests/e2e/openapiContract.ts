@@ -25,7 +25,7 @@ export async function openContract(): Promise<(method: string, url: string, resp
   await api.init();
 
   return (method, url, response) => {
-    // A response of the local AWS itself, which ignores the template's GatewayResponses.
+    // A response of the AWS emulator itself, which ignores the template's GatewayResponses.
     if (isLocalAws(url) && /^\{"message": ?"/.test(response.text)) return;
     const path = /\/jobs(?:\/[^/?]+)?$/.exec(url)?.[0];
     if (path === undefined) return;
