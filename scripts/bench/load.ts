@@ -1,202 +1,154 @@
 /**
- * Load-tests a deployed API: `npm run load -- URL [--jobs 100] [--concurrency 20] [--limit 300]`.
- * Submits `jobs` jobs, with at most `concurrency` in flight, and follows each to its end for `limit`
- * seconds at most. Exits with code 1 if no job was accepted, or if an accepted job was lost: it was
- * unknown to the API, or had not ended by the limit.
+ * A load test of a deployed API. Jobs are submitted at random times (an open loop: a slow API does not slow them
+ * down), or all at once, and each is followed to its end with client/jobs.ts.
  */
-import { lookup } from 'node:dns';
-import { once } from 'node:events';
-import http from 'node:http';
-import https from 'node:https';
-import type { LookupFunction } from 'node:net';
-import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { type JobsError, submitJob, waitForJob } from '../../client/jobs.ts';
+import { localhostFetch } from '../local/localhostFetch.ts';
 import { percentile } from './statistics.ts';
 
-const USAGE = 'Usage: npm run load -- URL [--jobs 1..10000] [--concurrency 1..200] [--limit 1..3600 (seconds)]';
-/** Longer than API Gateway waits for a function. */
-const REQUEST_TIMEOUT_MS = 35_000;
+const USAGE = `Usage: npm run load -- URL [--rate 1] [--seconds 60] [--burst JOBS] [--first-get SECONDS]
+                             [--limit 600] [--seed NUMBER]
+Submits jobs at random times, on average --rate a second for --seconds, or --burst jobs at once. Follows each
+to its end, for at most --limit seconds. The first GET comes when Retry-After says, or after --first-get seconds.
+The same --seed gives the same times. Refused requests are repeated as openapi.yaml allows.
+Exit code 1 if a job was not accepted within the limit, or was lost: unknown to the API, or not ended by the limit.`;
 
-interface ApiResponse {
-  readonly status: number;
-  readonly retryAfterMs: number;
-  readonly body: { readonly jobId?: string; readonly status?: string };
+interface Options {
+  readonly url: string;
+  /** When to submit each job, in seconds after the start. */
+  readonly arrivals: readonly number[];
+  /** Seconds. */
+  readonly firstGet: number | undefined;
+  /** Seconds. */
+  readonly limit: number;
 }
 
-/** One run and its results. Times are in milliseconds. */
-class Load {
-  readonly #url: string;
-  readonly #deadline: number;
-  readonly #agent: http.Agent;
-  readonly #transport: typeof http | typeof https;
-  readonly postMs: number[] = [];
-  readonly getMs: number[] = [];
-  /** From the POST's response to the GET that returned the end. */
-  readonly endMs: number[] = [];
-  /** POSTs that were not accepted, by status or error code. */
-  readonly rejected = new Map<string, number>();
-  /** GETs that had to be repeated, by status or error code. */
+/** Counts the requests of one kind. */
+class Requests {
+  sent = 0;
+  /** Repeated requests by the status of the response that refused them. */
   readonly repeated = new Map<string, number>();
-  /** Ended jobs, by status. */
-  readonly ended = new Map<string, number>();
-  accepted = 0;
-  lost = 0;
 
-  constructor(url: URL, concurrency: number, limitSeconds: number) {
-    this.#url = url.href.replace(/\/$/, '');
-    this.#deadline = Date.now() + limitSeconds * 1000;
-    this.#transport = url.protocol === 'https:' ? https : http;
-    this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets: concurrency });
-  }
+  readonly fetch: typeof fetch = (...request) => {
+    this.sent += 1;
+    return localhostFetch(...request);
+  };
 
-  /** Submits and follows the jobs. Stops at the limit, once the open requests are finished. */
-  async run(jobs: number, concurrency: number): Promise<void> {
-    let submitted = 0;
-    const lane = async () => {
-      while (submitted < jobs && Date.now() < this.#deadline) {
-        submitted += 1;
-        await this.#runJob(submitted);
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(jobs, concurrency) }, lane));
-    this.#agent.destroy();
-  }
-
-  async #runJob(number: number): Promise<void> {
-    const started = performance.now();
-    const response = await this.#request('POST', '/jobs', { text: `Load test job ${number} is a great job` });
-    if (typeof response === 'string' || response.status !== 202) {
-      add(this.rejected, typeof response === 'string' ? response : String(response.status));
-      return;
-    }
-    const acceptedAt = performance.now();
-    this.postMs.push(acceptedAt - started);
-    this.accepted += 1;
-    const status = await this.#follow(`/jobs/${response.body.jobId}`, response.retryAfterMs);
-    if (status === undefined) {
-      this.lost += 1;
-      return;
-    }
-    add(this.ended, status);
-    this.endMs.push(performance.now() - acceptedAt);
-  }
-
-  /** Returns DONE or ERROR, or undefined if the job is unknown or did not end before the limit. */
-  async #follow(path: string, firstWaitMs: number): Promise<string | undefined> {
-    let waitMs = firstWaitMs;
-    while (Date.now() + waitMs < this.#deadline) {
-      await sleep(waitMs);
-      const started = performance.now();
-      const response = await this.#request('GET', path);
-      if (typeof response === 'string') {
-        add(this.repeated, response);
-        continue;
-      }
-      waitMs = response.retryAfterMs;
-      if (response.status === 404) return undefined;
-      if (response.status !== 200) {
-        add(this.repeated, String(response.status));
-        continue;
-      }
-      this.getMs.push(performance.now() - started);
-      if (response.body.status === 'DONE' || response.body.status === 'ERROR') return response.body.status;
-    }
-    return undefined;
-  }
-
-  /** Returns the response, or the error code if the request failed. */
-  async #request(method: string, path: string, body?: object): Promise<ApiResponse | string> {
-    try {
-      const request = this.#transport.request(`${this.#url}${path}`, {
-        method,
-        agent: this.#agent,
-        headers: body === undefined ? {} : { 'Content-Type': 'application/json' },
-        signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
-        lookup: lookupLocalhost,
-      });
-      request.end(body === undefined ? undefined : JSON.stringify(body));
-      const [response]: http.IncomingMessage[] = await once(request, 'response');
-      if (response === undefined) return 'no response';
-      const received = await text(response);
-      const retryAfter = Number(response.headers['retry-after'] ?? 1);
-      return {
-        status: response.statusCode ?? 0,
-        retryAfterMs: 1000 * Math.max(1, Number.isFinite(retryAfter) ? retryAfter : 1),
-        body: JSON.parse(received),
-      };
-    } catch (error) {
-      return error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    }
-  }
+  readonly onRetry = ({ status }: JobsError): void => add(this.repeated, String(status ?? 'no response'));
 }
 
-/** Resolves names under .localhost, which curl and browsers do but Node does not. */
-const lookupLocalhost: LookupFunction = (hostname, options, callback) => {
-  if (!hostname.endsWith('.localhost')) {
-    lookup(hostname, options, callback);
-    return;
+const posts = new Requests();
+const gets = new Requests();
+let accepted = 0;
+/** Ended jobs by status. */
+const ended = new Map<string, number>();
+/** Seconds from a job's first POST to the GET that returned its outcome. */
+const durations: number[] = [];
+/** One line for each job that was given up or lost. */
+const problems: string[] = [];
+
+async function runJob(name: string, { url, firstGet, limit }: Options): Promise<void> {
+  const started = performance.now();
+  let problem = `${name} was given up`;
+  try {
+    const { fetch, onRetry } = posts;
+    const { jobUrl, retryAfter } = await submitJob(url, `Load test ${name} is great`, { limit, fetch, onRetry });
+    accepted += 1;
+    problem = `${name} is lost`;
+    const { status } = await waitForJob(jobUrl, {
+      limit,
+      firstWait: firstGet ?? retryAfter,
+      fetch: gets.fetch,
+      onRetry: gets.onRetry,
+    });
+    add(ended, status);
+    durations.push((performance.now() - started) / 1000);
+  } catch (error) {
+    problems.push(`${problem}: ${error instanceof Error ? error.message : error}`);
   }
-  const address = { address: '127.0.0.1', family: 4 };
-  if (options.all) callback(null, [address]);
-  else callback(null, address.address, address.family);
-};
+}
 
 function add(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
 }
 
-function report({ accepted, lost, rejected, repeated, ended, postMs, getMs, endMs }: Load, seconds: number): string {
+/** Random times with independent, exponentially distributed gaps (a Poisson process). */
+function randomTimes(rate: number, seconds: number, random: () => number): number[] {
+  const times: number[] = [];
+  const gap = () => -Math.log(1 - random()) / rate;
+  for (let time = gap(); time < seconds; time += gap()) times.push(time);
+  return times;
+}
+
+/** Numbers from 0 to 1, the same for the same seed (the generator mulberry32). */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+function report(jobs: number): string {
   const shown = (counts: ReadonlyMap<string, number>) =>
     [...counts].map(([key, count]) => `${count} x ${key}`).join(', ') || 'none';
-  const latency = (values: readonly number[]) =>
-    values.length === 0
-      ? 'none'
-      : [0.5, 0.9, 0.99, 1].map((share) => percentile(values, share).toFixed(0).padStart(7)).join('');
+  const duration = (share: number) =>
+    durations.length === 0 ? 'none' : `${percentile(durations, share).toFixed(1)} s`;
   return [
-    `accepted           ${accepted} in ${seconds.toFixed(0)} s`,
-    `rejected           ${shown(rejected)}`,
-    `ended              ${shown(ended)}`,
-    `lost               ${lost}`,
-    `GETs repeated      ${shown(repeated)}`,
-    `GETs per job       ${(getMs.length / Math.max(1, accepted)).toFixed(1)}`,
-    'milliseconds           p50    p90    p99    max',
-    `POST, accepted     ${latency(postMs)}`,
-    `GET                ${latency(getMs)}`,
-    `accepted to ended  ${latency(endMs)}`,
+    `accepted     ${accepted} of ${jobs}`,
+    `ended        ${shown(ended)}`,
+    `POSTs        ${posts.sent}, repeated after: ${shown(posts.repeated)}`,
+    `GETs         ${gets.sent}, repeated after: ${shown(gets.repeated)}`,
+    `GETs a job   ${(gets.sent / Math.max(1, accepted)).toFixed(1)}`,
+    `POST to end  p50 ${duration(0.5)}, p99 ${duration(0.99)}, slowest ${duration(1)}`,
   ].join('\n');
 }
 
-/** Parses a whole number within bounds. Throws an Error with the usage if it is not one. */
-function within(value: string, least: number, most: number): number {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < least || number > most) throw new Error(USAGE);
-  return number;
-}
-
-async function main(): Promise<void> {
+function readArguments(): Options {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      help: { type: 'boolean', short: 'h', default: false },
-      jobs: { type: 'string', default: '100' },
-      concurrency: { type: 'string', default: '20' },
-      limit: { type: 'string', default: '300' },
+      rate: { type: 'string', default: '1' },
+      seconds: { type: 'string', default: '60' },
+      burst: { type: 'string' },
+      'first-get': { type: 'string' },
+      limit: { type: 'string', default: '600' },
+      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     },
   });
-  if (values.help) return console.log(USAGE);
-  const url = URL.parse(positionals[0] ?? '');
-  if (url === null || !['http:', 'https:'].includes(url.protocol) || positionals.length > 1) throw new Error(USAGE);
-  const jobs = within(values.jobs, 1, 10_000);
-  const concurrency = within(values.concurrency, 1, 200);
-  const limitSeconds = within(values.limit, 1, 3600);
+  const [url = '', ...rest] = positionals;
+  if (!/^https?:\/\/./.test(url) || !URL.canParse(url) || rest.length > 0) throw new Error(USAGE);
+  const number = (name: keyof typeof values, least: number, most: number): number => {
+    const value = Number(values[name]);
+    if (!(value >= least && value <= most)) throw new Error(`--${name} must be from ${least} to ${most}\n${USAGE}`);
+    return value;
+  };
+  const burst = values.burst === undefined ? 0 : number('burst', 1, 10_000);
+  const seed = number('seed', 0, 2 ** 31);
+  const arrivals =
+    burst > 0
+      ? Array.from({ length: burst }, () => 0)
+      : randomTimes(number('rate', 0.01, 1000), number('seconds', 1, 3600), randomFrom(seed));
+  const firstGet = values['first-get'] === undefined ? undefined : number('first-get', 0, 3600);
+  console.log(`${arrivals.length} jobs ${burst > 0 ? 'at once' : `at random times (--seed ${seed})`}, to ${url}`);
+  return { url, arrivals, firstGet, limit: number('limit', 1, 3600) };
+}
 
-  console.log(`${jobs} jobs to ${url.href}, ${concurrency} at a time, for ${limitSeconds} s at most`);
-  const load = new Load(url, concurrency, limitSeconds);
-  const started = performance.now();
-  await load.run(jobs, concurrency);
-  console.log(report(load, (performance.now() - started) / 1000));
-  if (load.lost > 0 || load.accepted === 0) process.exitCode = 1;
+async function main(): Promise<void> {
+  if (process.argv.includes('--help') || process.argv.includes('-h')) return console.log(USAGE);
+  const options = readArguments();
+  const start = async (seconds: number, index: number) => {
+    await sleep(1000 * seconds);
+    await runJob(`job ${index + 1}`, options);
+  };
+  await Promise.all(options.arrivals.map(start));
+  console.log(report(options.arrivals.length));
+  for (const problem of problems) console.error(problem);
+  if (problems.length > 0) process.exitCode = 1;
 }
 
 main().catch((error: unknown) => {

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudWatchLogsClient } from '@aws-sdk/client-cloudwatch-logs';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { LambdaClient } from '@aws-sdk/client-lambda';
+import { waitForJob } from '../../client/jobs.ts';
 import { build, clientOptions, deploy, startLocalAws } from '../../scripts/local/localAws.ts';
 
 export { sleep };
@@ -169,34 +170,35 @@ function field({ json }: Answer, name: string): unknown {
     : undefined;
 }
 
+/** `fetch` for the client: through {@link requestOnce}, so that each response is checked. */
+const apiFetch: typeof fetch = async (input, init) => {
+  const { method, url, headers } = new Request(input, init);
+  const body = typeof init?.body === 'string' ? { body: init.body } : {};
+  const answer = await requestOnce(url, { method, headers: Object.fromEntries(headers), ...body });
+  return new Response(answer.text, answer);
+};
+
 /** A job that has ended, as GET returned it. */
 export interface PolledJob {
   /** Each status once, in the order seen. */
   readonly statuses: readonly string[];
-  /** The first response in which the job had ended. */
+  /** A response that was read after the end. */
   readonly end: Answer;
 }
 
-const RANK: Readonly<Record<string, number>> = { PENDING: 0, IN_PROGRESS: 1, DONE: 2, ERROR: 2 };
-
-const POLL_MS = 500;
-
-/** Polls a job until it has ended. Throws if its status moves backwards, on a status code other than 200, or at the limit. */
+/** Polls a job until it has ended. Throws an Error if its status moved backwards, if a GET was refused, or at the limit. */
 export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<PolledJob> {
   const statuses: string[] = [];
-  for (const giveUpAt = Date.now() + limitMs; Date.now() < giveUpAt; await sleep(POLL_MS)) {
-    const answer = await getJob(baseUrl, jobId);
-    if (answer.status !== 200) throw new Error(`Job ${jobId}: GET returned ${answer.status} ${answer.text}`);
-    const status = stringField(answer, 'status');
-    const rank = RANK[status];
-    const before = statuses.at(-1);
-    if (rank === undefined) throw new Error(`Job ${jobId} has the status ${status}`);
-    if (before !== undefined && rank < (RANK[before] ?? 0))
-      throw new Error(`Job ${jobId} went from ${before} to ${status}`);
-    if (status !== before) statuses.push(status);
-    if (rank === RANK['DONE']) return { statuses, end: answer };
-  }
-  throw new Error(`Job ${jobId} did not end within ${limitMs} ms; seen: ${statuses.join(', ')}`);
+  await waitForJob(`${baseUrl}/jobs/${jobId}`, {
+    fetch: apiFetch,
+    interval: 0.5,
+    limit: limitMs / 1000,
+    onStatus({ status }) {
+      if (status !== statuses.at(-1)) statuses.push(status);
+    },
+  });
+  if (!/^(PENDING,)?(IN_PROGRESS,)?(DONE|ERROR)$/.test(statuses.join())) throw new Error(`Job ${jobId}: ${statuses}`);
+  return { statuses, end: await getJob(baseUrl, jobId) };
 }
 
 /** What tests need to look behind the API. */

@@ -350,7 +350,7 @@ describeOnPosix('local.sh', () => {
 
   test('kill -9 during a deployment leaves nothing running, and no files', async () => {
     const killed = await startLocal('--text', '');
-    expect(await killed.read(/Ctrl-C stops everything/)).toContain('\nWarning: POST returned 400: ');
+    expect(await killed.read(/Ctrl-C stops everything/)).toMatch(/\nWarning: http\S+\/jobs returned 400: /);
     editStage("return { words: 'fifth' };");
     await killed.read(/Deploying/);
 

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, request as httpRequest, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -504,42 +504,6 @@ describe('on the local AWS', () => {
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/ 1 passed, /) });
     expect(stdout).toMatch(/^End-to-end tests of http:\/\/\w+\.execute-api\.localhost:\d+\/Prod\n/);
     expect(count).toBeGreaterThan(60);
-  });
-
-  test.each([
-    ['an unknown job', () => [baseUrl, '00000000-0000-4000-8000-000000000000'], 3, /^Error: there is no such job: /],
-    ['a server that is not there', () => ['http://127.0.0.1:1', jobId], 3, /\nError: no response from http/],
-    ['no job id', () => [baseUrl], 2, /^Usage: /],
-  ])('poll.sh says what is wrong with %s', async (_what, args, code, message) => {
-    const outcome = await run(script('poll.sh', ...args()));
-
-    expect(outcome.code).toBe(code);
-    expect(outcome.stderr).toMatch(message);
-  });
-
-  test('poll.sh accepts only a word and a number from the server', async () => {
-    const mark = join(folder, 'mark');
-    const status = `PENDING BASH_VERSINFO[$(touch '${mark}')]*0+1`;
-    const server = createServer((_request, response) => response.end(JSON.stringify({ status }))).listen(
-      0,
-      '127.0.0.1',
-    );
-    await once(server, 'listening');
-
-    const { code, stderr } = await run(script('poll.sh', `http://127.0.0.1:${portOf(server)}/jobs/id`, '3'));
-
-    server.close();
-    expect({ code, isMarked: existsSync(mark) }).toEqual({ code: 3, isMarked: false });
-    expect(stderr).toMatch(/^Error: \S+ did not return a job: /);
-  });
-
-  test('poll.sh stops at its limit', async () => {
-    const id = await store();
-
-    const { code, stderr } = await run(script('poll.sh', `${baseUrl}/jobs/${id}`, '2'));
-
-    expect(code).toBe(4);
-    expect(stderr).toMatch(/^Error: the job did not end within 2 s \(status: PENDING\): http/);
   });
 
   /** Puts an event into the queue of failed events, as Lambda does. */
