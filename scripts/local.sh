@@ -1,34 +1,22 @@
 #!/usr/bin/env bash
 set -euo pipefail
-usage="Usage: bash scripts/local.sh [--once] [--text TEXT] [--port PORT]
-Runs the application on this machine: installs what is missing, deploys to a local AWS, runs one job, and
+# shellcheck source=scripts/local/install.sh
+. "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
+usage 'Usage: bash scripts/local.sh [--once] [--text TEXT] [--port PORT]
+Runs the application on this machine: installs what is missing, deploys to the AWS emulator, runs one job, and
 serves the API until Ctrl-C. Each change in src/ or template.yaml is then built and deployed.
   --once       exit after the job, with exit code 0 if it is DONE
   --text TEXT  the text of the job
-  --port PORT  the port of the local AWS (also PORT=...); default 4566"
-# shellcheck source=scripts/local/install.sh
-. "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
+  --port PORT  the port of the AWS emulator (also PORT=...); default 4566' "$@"
 
-# Runs before anything is installed.
-check_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      -h | --help)
-        printf '%s\n' "$usage"
-        exit
-        ;;
-      --once | --port=* | --text=*) ;;
-      --port | --text)
-        [ $# -gt 1 ] || fail "$1 needs a value; see --help"
-        shift
-        ;;
-      *) fail "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
-}
-
-check_arguments "$@"
+# Checked before anything is installed.
+for ((i = 1; i <= $#; i++)); do
+  case ${!i} in
+    --once | --port=* | --text=*) ;;
+    --port | --text) [ $((i++)) -lt $# ] || fail "${!#} needs a value; see --help" ;;
+    *) fail "unknown argument '${!i}'; see --help" ;;
+  esac
+done
 need_npm_packages
 need_sam
 need_local_aws

@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/aws/env.sh
-. scripts/aws/env.sh
-
-usage "Usage: bash scripts/teardown.sh [--yes]
+# shellcheck source=scripts/local/install.sh
+. "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
+usage 'Usage: bash scripts/teardown.sh [--yes]
 Deletes everything that deploy.sh created: the stack with all jobs and logs, and its build
 artifacts. Shows what that is and asks first, unless --yes is given.
-Stack name, region and credentials come from .env (see example.env)." "$@"
+Stack name, region and credentials come from .env (see example.env).' "$@"
 
-prepare node npm
-exec "$NODE" scripts/aws/teardown.ts "$@"
+operate teardown "$@"

@@ -1,21 +1,11 @@
 #!/usr/bin/env bash
 set -euo pipefail
-usage='Usage: bash scripts/test.sh
-Runs every check and test, after installing what is missing. Continues after a failure. The last
-line is "N passed, N failed", and the exit code is 0 if none failed.'
-case ${1:-} in
-  '') ;;
-  -h | --help)
-    printf '%s\n' "$usage"
-    exit
-    ;;
-  *)
-    printf '%s\n' "$usage" >&2
-    exit 2
-    ;;
-esac
 # shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
+usage 'Usage: bash scripts/test.sh
+Runs every check and test, after installing what is missing. Continues after a failure. The last
+line is "N passed, N failed", and the exit code is 0 if none failed.' "$@"
+[ $# -eq 0 ] || fail "unknown argument '$1'; see --help"
 
 passed=0
 failed=0

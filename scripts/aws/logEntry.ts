@@ -1,4 +1,5 @@
 import { oneLine } from './oneLine.ts';
+import type { FrameResolver } from './sourceLines.ts';
 
 /** An event of the log group. */
 export interface LogEntry {
@@ -14,28 +15,32 @@ export interface LogEntry {
 const OMITTED =
   /^(?:timestamp|time|level|message|error|service|jobId|cold_start|sampling_rate|function_(?!request_id).*|xray_.*)$/;
 
-/** Prints an entry as one line, followed by its error, if it has one, with stack and causes. */
-export function formatEntry({ time, message, fields }: LogEntry, functionName: string): string {
+/** An entry as one line, followed by its error, if it has one, with stack and causes. */
+export function formatEntry(
+  { time, message, fields }: LogEntry,
+  functionName: string,
+  resolveFrame: FrameResolver,
+): string {
   const start = [new Date(time).toISOString(), functionName.padEnd(17)];
   if (fields.size === 0) return oneLine([...start, message].join('  '));
   const level = String(fields.get('level') ?? 'LAMBDA').padEnd(6);
   const details = detailsOf([...fields].filter(([name]) => !OMITTED.test(name)));
   const line = oneLine([...start, level, textOf(fields.get('message') ?? ''), details].join('  '));
-  const error = fields.has('error') ? errorLines(fields.get('error')) : [];
+  const error = fields.has('error') ? errorLines(fields.get('error'), resolveFrame) : [];
   return [line, ...error.map((text) => `    ${text}`)].join('\n');
 }
 
 /** An error as the Powertools logger writes it: an object with name, message, stack, cause and other fields. */
-function errorLines(error: unknown): string[] {
+function errorLines(error: unknown, resolveFrame: FrameResolver): string[] {
   if (typeof error !== 'object' || error === null || !('message' in error)) {
     return textOf(error).split('\n').map(oneLine);
   }
   const { name, message, stack, cause, location: _, ...others } = Object.fromEntries<unknown>(Object.entries(error));
   const frames = typeof stack === 'string' ? stack.split('\n').filter((line) => /^\s+at /.test(line)) : [];
-  const [first = '', ...rest] = cause === undefined ? [] : errorLines(cause);
+  const [first = '', ...rest] = cause === undefined ? [] : errorLines(cause, resolveFrame);
   return [
     oneLine(`${textOf(name ?? 'Error')}: ${textOf(message)}  ${detailsOf(Object.entries(others))}`),
-    ...frames.map(oneLine),
+    ...frames.map((frame) => oneLine(resolveFrame(frame))),
     ...(cause === undefined ? [] : [`caused by: ${first}`, ...rest]),
   ];
 }

@@ -1,6 +1,6 @@
 /**
  * Shared by the operator's scripts: finds the deployed stack, and handles errors. Credentials, region
- * and stack name come from the environment, which scripts/aws/env.sh sets.
+ * and stack name come from the environment, which environment.ts sets.
  */
 import { CloudFormationClient, DescribeStacksCommand, type Stack } from '@aws-sdk/client-cloudformation';
 import { requireEnv } from '../../src/config.ts';

@@ -15,7 +15,7 @@ import {
   paginateListStacks,
   type Stack,
 } from '@aws-sdk/client-cloudformation';
-import { DescribeTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
+import { DescribeTableCommand, DynamoDBClient, ResourceNotFoundException } from '@aws-sdk/client-dynamodb';
 import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
 import { requireEnv } from '../../src/config.ts';
 import { deleteBucket, deleteVersions, foldersOfOthers, versionsUnder } from './artifacts.ts';
@@ -128,8 +128,14 @@ function refuseProtected({ StackName, EnableTerminationProtection }: Stack): voi
 /** CloudFormation would delete the functions and the API before it fails to delete the table. */
 async function refuseProtectedTable(table: string | undefined): Promise<void> {
   if (table === undefined) return;
-  const { Table } = await new DynamoDBClient().send(new DescribeTableCommand({ TableName: table }));
-  if (Table?.DeletionProtectionEnabled !== true) return;
+  const description = await new DynamoDBClient()
+    .send(new DescribeTableCommand({ TableName: table }))
+    .catch((error: unknown) => {
+      // An operator or an interrupted deletion may have deleted it.
+      if (error instanceof ResourceNotFoundException) return undefined;
+      throw error;
+    });
+  if (description?.Table?.DeletionProtectionEnabled !== true) return;
   throw new Error(
     `The table ${table} has deletion protection; nothing was deleted. ` +
       'To turn it off: deploy with TableDeletionProtection=false',

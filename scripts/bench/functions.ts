@@ -1,14 +1,9 @@
-import { execFile } from 'node:child_process';
 import { stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { promisify } from 'node:util';
+import { join } from 'node:path';
 import { nodeAt, readTemplate } from '../../tests/support/template.ts';
+import { bundleWith } from '../bundle.ts';
 
-const execute = promisify(execFile);
 const repository = join(import.meta.dirname, '../..');
-const SAM_DEFAULTS = { Target: 'es2020', Format: 'cjs', Minify: true };
-
-type Properties = Readonly<Record<string, unknown>>;
 
 /** Builds a function of template.yaml twice: with the template's build properties, and with SAM's defaults. */
 export async function buildFunction(name: string, directory: string) {
@@ -58,21 +53,3 @@ export async function buildFunction(name: string, directory: string) {
 /** Bundles a script of the benchmark. */
 export const buildScript = (file: string, directory: string): Promise<string> =>
   bundleWith({ EntryPoints: [file], Target: 'node24', MainFields: 'module,main' }, directory, import.meta.dirname);
-
-/** Runs esbuild with the flags that SAM derives from BuildProperties (aws-lambda-builders, nodejs_npm_esbuild). */
-async function bundleWith(build: Properties, directory: string, cwd: string): Promise<string> {
-  const { EntryPoints: entryPoints, ...options }: Properties = { ...SAM_DEFAULTS, ...build };
-  const entryPoint = String(entryPoints);
-  const flags = Object.entries(options).flatMap(([key, value]) => {
-    const flag = `--${key.replace(/(?!^)[A-Z]/g, '-$&').toLowerCase()}`;
-    if (Array.isArray(value)) return value.map((item) => `${flag}:${item}`);
-    if (typeof value === 'boolean') return value ? [flag] : [];
-    return [`${flag}=${value}`];
-  });
-  await execute(
-    join(repository, 'node_modules/.bin/esbuild'),
-    [entryPoint, '--bundle', '--platform=node', `--outdir=${directory}`, '--log-level=error', ...flags],
-    { cwd, shell: process.platform === 'win32' },
-  );
-  return join(directory, basename(entryPoint).replace(/\.ts$/, '.js'));
-}

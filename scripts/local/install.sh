@@ -1,18 +1,31 @@
 # shellcheck shell=bash
-# Shared by local.sh, test.sh and fuzz.sh, which source it: runs steps, and installs missing tools into
-# this checkout. Changes to the root of the checkout.
+# Sourced by the other scripts: finds or installs tools in this checkout, runs steps, and starts TypeScript.
+# Changes to the root of the checkout. Works with bash 3.2 and later.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cd "$ROOT" || exit
 LOGS="$ROOT/.tools/logs"
-mkdir -p "$LOGS"
 
-# The first SAM CLI whose start-lambda accepts asynchronous invocations (docs/sam-local.md).
+# The first SAM CLI 1.x whose start-lambda accepts asynchronous invocations (docs/sam-local.md).
 OLDEST_SAM_MINOR=154
 
 fail() {
   printf 'Error: %s\n' "$*" >&2
   exit 1
+}
+
+# usage TEXT ARGUMENT...: prints the text and ends the script if an argument asks for help.
+usage() {
+  local text=$1 argument
+  shift
+  for argument in "$@"; do
+    case $argument in
+      -h | --help)
+        printf '%s\n' "$text"
+        exit
+        ;;
+    esac
+  done
 }
 
 # ------------------------------------------------------------------------------------------ steps
@@ -44,6 +57,7 @@ trap 'interrupted 143' TERM HUP
 step() {
   local title="$1" log="$2" code=0 started=$SECONDS
   shift 2
+  mkdir -p "$LOGS"
   printf '%s ... ' "$title"
   # Monitor mode gives the command a process group of its own.
   set -m
@@ -131,17 +145,38 @@ make_venv() {
     "$(programs_of "$1")/python" -m pip install --disable-pip-version-check --no-input -r "$2"
 }
 
-# Uses the SAM CLI on PATH if it is recent enough. Otherwise installs one and puts it first on PATH.
+# Whether the SAM CLI on PATH is recent enough.
+has_sam() {
+  [[ $(SAM_CLI_TELEMETRY=0 sam --version 2>/dev/null) =~ version\ ([0-9]+)\.([0-9]+) ]] || return
+  [ "${BASH_REMATCH[1]}" -gt 1 ] || { [ "${BASH_REMATCH[1]}" -eq 1 ] && [ "${BASH_REMATCH[2]}" -ge "$OLDEST_SAM_MINOR" ]; }
+}
+
+# Installs a SAM CLI and puts it first on PATH, unless the one on PATH is recent enough.
 need_sam() {
-  local version major minor
-  version="$(SAM_CLI_TELEMETRY=0 sam --version 2>/dev/null | sed -n 's/^SAM CLI, version \([0-9.]*\).*/\1/p')" || version=''
-  IFS=. read -r major minor _ <<<"$version"
-  if [ "${major:-0}" -gt 1 ] || { [ "${major:-0}" -eq 1 ] && [ "${minor:-0}" -ge "$OLDEST_SAM_MINOR" ]; }; then return; fi
+  if has_sam; then return; fi
   need_venv sam 'the SAM CLI'
   PATH="$(programs_of sam):$PATH"
   export PATH
 }
 
+# Like need_sam, but installs nothing: whoever deploys may want to choose the SAM CLI.
+require_sam() {
+  if has_sam; then return; fi
+  PATH="$(programs_of sam):$PATH"
+  export PATH
+  has_sam || fail "SAM CLI 1.$OLDEST_SAM_MINOR or newer is needed as 'sam' on PATH (bash scripts/local.sh installs one into .tools)"
+}
+
 need_local_aws() {
   need_venv ministack 'ministack, the local AWS'
+}
+
+# ------------------------------------------------------------------------------------------ TypeScript
+
+# operate NAME ARGUMENT...: runs scripts/aws/NAME.ts with the settings of .env or of the AWS emulator.
+operate() {
+  local name=$1
+  shift
+  need_npm_packages
+  exec node_modules/.bin/node --import ./scripts/aws/environment.ts "scripts/aws/$name.ts" "$@"
 }

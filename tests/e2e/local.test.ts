@@ -305,7 +305,12 @@ describeOnPosix('local.sh', () => {
     expect(code).toBe(1);
     const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
     const { stdout: logs } = await script('logs.sh', [job.jobId], { AWS_ENDPOINT_URL });
-    expect(logs.match(/Attempt started .* attempt=\d/g)).toHaveLength(3);
+    expect(logs.match(/Attempt started .* attempt=\d| NOTE .*/g)).toEqual(
+      [1, 2, 3].flatMap((attempt) => [
+        expect.stringMatching(`^Attempt started .* attempt=${attempt}$`),
+        expect.stringMatching(`^ NOTE +Attempt ${attempt} crashed$`),
+      ]),
+    );
     const listed = await script('redrive.sh', [], { AWS_ENDPOINT_URL });
     expect(listed.stdout).toMatch(
       new RegExp(`^${job.jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'),

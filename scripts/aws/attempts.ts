@@ -1,0 +1,45 @@
+import type { LogEntry } from './logEntry.ts';
+
+/** What the worker logs last, unless it crashes or is killed. */
+const LAST_MESSAGES = ['Job ended', 'Invocation failed'];
+
+/**
+ * Adds an entry after the last line of each attempt that logged no outcome: it timed out, crashed, or may still be
+ * running. The entries are those of one job, in order of time.
+ */
+export function withOutcomes(entries: readonly LogEntry[]): LogEntry[] {
+  const starts = entries.filter(({ fields }) => fields.get('message') === 'Attempt started');
+  const added = new Map<LogEntry, LogEntry[]>();
+  for (const [index, start] of starts.entries()) {
+    const next = starts[index + 1];
+    const requestId = String(start.fields.get('function_request_id'));
+    // On AWS, all attempts at a job have the same request id.
+    const lines = entries
+      .slice(entries.indexOf(start), next && entries.indexOf(next))
+      .filter(({ message }) => message.includes(requestId));
+    if (lines.some(({ fields }) => LAST_MESSAGES.includes(String(fields.get('message'))))) continue;
+    const isOver = next !== undefined || entries.some(({ fields }) => fields.get('message') === 'Job lapsed');
+    const last = lines.at(-1) ?? start;
+    const text = `Attempt ${start.fields.get('attempt')} ${outcomeOf(lines, isOver)}`;
+    added.set(last, [
+      {
+        ...last,
+        message: text,
+        fields: new Map([
+          ['level', 'NOTE'],
+          ['message', text],
+        ]),
+      },
+    ]);
+  }
+  return entries.flatMap((entry) => [entry, ...(added.get(entry) ?? [])]);
+}
+
+/** Lambda's own last line about an invocation is JSON or text, as the function's log format says. */
+function outcomeOf(lines: readonly LogEntry[], isOver: boolean): string {
+  if (lines.some(({ message }) => /"status":\s*"timeout"|Status: timeout|Task timed out/.test(message))) {
+    return 'timed out';
+  }
+  const hasReport = lines.some(({ message }) => /^REPORT |"type":\s*"platform\.report"/.test(message));
+  return hasReport || isOver ? 'crashed' : 'is still running, or has just crashed';
+}

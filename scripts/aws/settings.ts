@@ -1,0 +1,112 @@
+/** Reads the settings of the operator's scripts: .env, or the fixed ones of the AWS emulator. */
+import { parseEnv } from 'node:util';
+
+export type Variables = Readonly<Record<string, string | undefined>>;
+
+/** Other names in .env are ignored: the file must not be able to change PATH. */
+const SETTING = /^(?:AWS_\w+|SAM_CLI_\w+|STACK_NAME)$/;
+const CREDENTIALS = ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE'];
+
+/**
+ * Roles are named STACK_NAME-CreateJobRole-XXXXXXXXXXXXX by CloudFormation, which shortens STACK_NAME if the name
+ * would exceed 64 characters. The deployer may only create roles STACK_NAME-*.
+ */
+export const MAX_STACK_NAME_LENGTH = 36;
+
+/** Whether the shell's AWS_ENDPOINT_URL is on this machine (scripts/local.sh). */
+export function usesEmulator({ AWS_ENDPOINT_URL }: Variables): boolean {
+  return /^https?:\/\/(?:127\.0\.0\.1|localhost)(?::\d+)?\/?$/.test(AWS_ENDPOINT_URL ?? '');
+}
+
+/** The same settings that scripts/local.sh uses. The shell's own credentials are not sent to the emulator. */
+export function emulatorSettings(shell: Variables): Variables {
+  return checked({
+    ...without(shell, CREDENTIALS),
+    AWS_ACCESS_KEY_ID: 'test',
+    AWS_SECRET_ACCESS_KEY: 'test',
+    AWS_DEFAULT_REGION: 'us-east-1',
+    STACK_NAME: shell['STACK_NAME'] || 'async-job-processing-demo',
+  });
+}
+
+/**
+ * The shell's variables, with those of .env in their place. Credentials of the two are never mixed.
+ *
+ * @param note is called with a sentence about each line that is not used
+ * @throws Error that says what to change in .env. It never contains a value.
+ */
+export function settingsOf(shell: Variables, file: string, note: (text: string) => void): Variables {
+  const found = new Map<string, string>();
+  const names = new Set<string>();
+  for (const [index, line] of file
+    .replace(/^\ufeff/, '')
+    .split(/\r?\n/)
+    .entries()) {
+    const assignment = parseLine(line, index + 1);
+    if (assignment === undefined) continue;
+    const { name, value } = assignment;
+    if (!SETTING.test(name)) {
+      note(`${name} in line ${index + 1} of .env is not used`);
+      continue;
+    }
+    if (names.has(name)) throw new Error(`line ${index + 1} of .env: ${name} is set twice`);
+    names.add(name);
+    if (/^your[-_]/i.test(value)) {
+      throw new Error(`line ${index + 1} of .env: ${name} still has the placeholder of example.env`);
+    }
+    if (value !== '') found.set(name, value);
+  }
+  const replaced = CREDENTIALS.some((name) => found.has(name)) ? CREDENTIALS : [];
+  return checked({ ...without(shell, replaced), ...Object.fromEntries(found) });
+}
+
+/** One line of .env, which Node parses; undefined for a blank line or a comment. Node accepts lines that are typing errors. */
+function parseLine(line: string, number: number): { name: string; value: string } | undefined {
+  if (/^\s*(?:#.*)?$/.test(line)) return undefined;
+  const [, name, raw = ''] = /^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line) ?? [];
+  if (name === undefined) throw new Error(`line ${number} of .env is not KEY=value`);
+  const value = parseEnv(line)[name] ?? '';
+  if (/^["'`]/.test(raw) && raw.startsWith(value.slice(0, 1)) && value !== '') {
+    throw new Error(`line ${number} of .env: the value of ${name} has no closing quote`);
+  }
+  // Node would cut the value without a word.
+  if (/^(?!["'`])[^#]*[^\s#]#/.test(raw)) {
+    throw new Error(`line ${number} of .env: the value of ${name} contains #, so it needs quotes`);
+  }
+  return { name, value };
+}
+
+/** Throws an Error unless region, stack name and one kind of credentials are set. */
+function checked(settings: Variables): Variables {
+  const { AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, STACK_NAME } = settings;
+  if (!AWS_PROFILE) {
+    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']) {
+      if (!settings[name]) throw new Error(`${name} is not set in .env (nor is AWS_PROFILE)`);
+    }
+  } else if (AWS_ACCESS_KEY_ID || AWS_SECRET_ACCESS_KEY) {
+    throw new Error('AWS_PROFILE and access keys are both set, in .env or in the shell: remove one of them');
+  }
+  if (!AWS_DEFAULT_REGION) throw new Error('AWS_DEFAULT_REGION is not set in .env');
+  if (!STACK_NAME) throw new Error('STACK_NAME is not set in .env');
+  if (!/^[a-z]{2}(?:-[a-z]+)+-\d+$/.test(AWS_DEFAULT_REGION)) {
+    throw new Error('AWS_DEFAULT_REGION in .env is not an AWS region such as us-east-1');
+  }
+  if (!/^[A-Za-z][A-Za-z0-9-]*$/.test(STACK_NAME)) {
+    throw new Error('STACK_NAME in .env must consist of letters, digits and hyphens, and begin with a letter');
+  }
+  if (STACK_NAME.length > MAX_STACK_NAME_LENGTH) {
+    throw new Error(
+      `STACK_NAME in .env must have at most ${MAX_STACK_NAME_LENGTH} characters, but has ${STACK_NAME.length}`,
+    );
+  }
+  return {
+    // sam prefers AWS_DEFAULT_PROFILE to AWS_PROFILE, and the AWS SDK for JavaScript does not read it.
+    ...without(settings, ['AWS_DEFAULT_PROFILE']),
+    // The AWS SDK for JavaScript reads only this name.
+    AWS_REGION: AWS_DEFAULT_REGION,
+  };
+}
+
+function without(variables: Variables, names: readonly string[]): Variables {
+  return Object.fromEntries(Object.entries(variables).filter(([name]) => !names.includes(name)));
+}

@@ -1,0 +1,60 @@
+/** Finds the lines of the sources for stack frames of a deployed function, whose code is one bundle with long lines. */
+import { readFileSync } from 'node:fs';
+import { SourceMap } from 'node:module';
+import { basename, join, relative, resolve, sep } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { GetFunctionCommand, LambdaClient } from '@aws-sdk/client-lambda';
+import { nodeAt, readTemplate } from '../../tests/support/template.ts';
+import { bundleWith } from '../bundle.ts';
+
+const root = resolve(import.meta.dirname, '..', '..');
+const directory = join(root, '.tools', 'source-maps');
+
+/** A frame such as `at run (/var/task/worker.js:27:54902)`: what comes before the path, the file's name, line and column. */
+const FRAME = /(\(|at (?:async )?)(?:[^()]*[/\\])?(\w+\.js):(\d+):(\d+)/;
+
+/** Returns a frame with the line of src/ or of a package, or unchanged if that is not known. */
+export type FrameResolver = (frame: string) => string;
+
+/**
+ * Builds the functions again, with source maps, and uses the maps of those that are identical to the deployed ones.
+ *
+ * @param functionNames the names of the deployed functions, by logical id
+ */
+export async function frameResolver(functionNames: ReadonlyMap<string, string>): Promise<FrameResolver> {
+  const maps = new Map<string, SourceMap>();
+  for (const [logicalId, functionName] of functionNames) {
+    try {
+      const template = readTemplate(join(root, 'template.yaml'));
+      const build = nodeAt(template, 'Resources', logicalId, 'Metadata', 'BuildProperties');
+      // An external map leaves the bundle as it is.
+      const file = await bundleWith(build, directory, join(root, 'src'), '--sourcemap=external');
+      const { Code } = await new LambdaClient().send(new GetFunctionCommand({ FunctionName: functionName }));
+      const zip = Buffer.from(await (await fetch(Code?.Location ?? '')).arrayBuffer());
+      if (checksumInZip(zip, basename(file)) !== crc32(readFileSync(file))) {
+        throw new Error('it was built from other sources or packages than those here');
+      }
+      maps.set(basename(file), new SourceMap(JSON.parse(readFileSync(`${file}.map`, 'utf8'))));
+    } catch (error) {
+      const [reason = ''] = String(error instanceof Error ? error.message : error).split('\n');
+      console.error(`Note: the stacks of ${logicalId} have lines of its bundle: ${reason}`);
+    }
+  }
+  return (frame) =>
+    frame.replace(FRAME, (unchanged: string, start: string, file: string, line: string, column: string) => {
+      const origin = maps.get(file)?.findOrigin(Number(line), Number(column));
+      if (origin === undefined || !('fileName' in origin)) return unchanged;
+      const source = relative(root, resolve(directory, origin.fileName)).split(sep).join('/');
+      return `${start}${source}:${origin.lineNumber}:${origin.columnNumber}`;
+    });
+}
+
+/** The CRC-32 of a file in a zip archive, from its central directory; undefined if the archive has no such file. */
+function checksumInZip(zip: Buffer, name: string): number | undefined {
+  for (let at = zip.indexOf('PK\x01\x02'); at !== -1; at = zip.indexOf('PK\x01\x02', at + 4)) {
+    if (zip.subarray(at + 46, at + 46 + zip.readUInt16LE(at + 28)).toString('utf8') === name) {
+      return zip.readUInt32LE(at + 16);
+    }
+  }
+  return undefined;
+}
