@@ -14,7 +14,7 @@ test('no interleaving of calls, faults and clocks breaks a guarantee', async () 
   await checkSequences({ runs: 300, seed: SEED, hasWildClocks: false });
 });
 
-test('no clock, however wrong, changes an end', async () => {
+test('no clock, however wrong, changes an outcome', async () => {
   await checkSequences({ runs: 100, seed: SEED + 1, hasWildClocks: true });
 });
 

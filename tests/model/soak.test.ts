@@ -6,6 +6,6 @@ test('no interleaving of calls, faults and clocks breaks a guarantee', async () 
   await checkSequences({ runs: 6000, hasWildClocks: false });
 }, 1_800_000);
 
-test('no clock, however wrong, changes an end', async () => {
+test('no clock, however wrong, changes an outcome', async () => {
   await checkSequences({ runs: 1000, hasWildClocks: true });
 }, 1_800_000);
