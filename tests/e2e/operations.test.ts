@@ -415,10 +415,24 @@ describe('on the AWS emulator', () => {
     ...['JobsTableName', 'WorkerFunctionName', 'FailedEventsQueueUrl'],
   ];
 
+  /** Sets the parameters of the next deployment in samconfig.toml. */
+  function setParameters(overrides: string): void {
+    const original = readFileSync(join(root, 'samconfig.toml'), 'utf8');
+    const header = '[default.deploy.parameters]\n';
+    writeFileSync(
+      join(checkout, 'samconfig.toml'),
+      original.replace(header, `${header}parameter_overrides = "${overrides}"\n`),
+    );
+  }
+
+  const OWN_PARAMETER = /^Its own parameters, .*:\n {2}LogRetentionDays is 7 \(default: 14\)\n\n/m;
+
   test('deploy.sh deploys, and prints the outputs and a curl command that submits a job', async () => {
+    setParameters('LogRetentionDays=7');
+
     const deployed = await run(script('deploy.sh'));
 
-    expect(deployed).toMatchObject({ code: 0 });
+    expect(deployed).toMatchObject({ code: 0, stdout: expect.stringMatching(OWN_PARAMETER) });
     for (const name of OUTPUTS) expect(deployed.stdout).toMatch(new RegExp(`^  ${name} +\\S+$`, 'm'));
     baseUrl = /^ {2}ApiBaseUrl +(\S+)$/m.exec(deployed.stdout)?.[1] ?? '';
     const curl = /^ {2}(curl .*)$/m.exec(deployed.stdout)?.[1] ?? '';
@@ -635,10 +649,13 @@ describe('on the AWS emulator', () => {
     );
   });
 
-  test('deploy.sh prints the outputs again if nothing has changed', async () => {
+  test('deploy.sh prints the outputs again if nothing has changed, and a parameter that has kept its value', async () => {
+    writeFileSync(join(checkout, 'samconfig.toml'), readFileSync(join(root, 'samconfig.toml')));
+
     const { code, stdout } = await run(script('deploy.sh'));
 
     expect(code).toBe(0);
+    expect(stdout).toMatch(OWN_PARAMETER);
     expect(stdout).toContain('No changes to deploy');
     for (const name of OUTPUTS) expect(stdout).toMatch(new RegExp(`^  ${name} +\\S+$`, 'm'));
   });
