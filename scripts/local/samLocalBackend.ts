@@ -2,13 +2,13 @@
 // PENDING job (the one in events/worker.json and events/get-job.json), and Lambda's event queue for the worker.
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';
-import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
+import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';
 import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { newJob, unixSeconds } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { backendServer } from './backendServer.ts';
-import { TABLE } from './tableShape.ts';
+import { createTable } from './jobsTable.ts';
 
 /** `sam local` resolves `!Ref JobsTable` in template.yaml to the logical id. */
 const TABLE_NAME = 'JobsTable';
@@ -49,8 +49,7 @@ async function fill(endpoint: string): Promise<void> {
     region: 'us-east-1',
     credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
   });
-  await client.send(new CreateTableCommand({ TableName: TABLE_NAME, ...TABLE }));
-  await waitUntilTableExists({ client, maxWaitTime: 10, minDelay: 1, maxDelay: 1 }, { TableName: TABLE_NAME });
+  await createTable(client, TABLE_NAME);
   console.log(`Table ${TABLE_NAME} is ready`);
 
   const { jobId } = workerEvent;

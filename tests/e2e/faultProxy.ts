@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, request, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { listen } from '../support/listen.ts';
 
 type Caller = 'createJob' | 'getJob' | 'worker';
 /** What a request is for. A claim, a final write and the end of a lapsed job are all an UpdateItem. */
@@ -154,17 +155,14 @@ export async function startFaultProxy(
     // If a request cannot be served, the function sees a broken connection.
     serve(incoming, outgoing).catch(() => outgoing.destroy());
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The fault proxy has no port');
+  const port = await listen(server);
 
   const close = async () => {
     server.closeAllConnections();
     server.close();
     await once(server, 'close');
   };
-  return { url: `http://127.0.0.1:${address.port}`, calls, close };
+  return { url: `http://127.0.0.1:${port}`, calls, close };
 }
 
 /**

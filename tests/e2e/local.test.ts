@@ -22,6 +22,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { copyProject } from '../../scripts/local/copyProject.ts';
+import { listen } from '../support/listen.ts';
 import { pollUntilEnded, request, sleep, stringField, submit } from './deployment.ts';
 
 jest.setTimeout(300_000);
@@ -119,12 +120,10 @@ async function startLocal(...args: string[]): Promise<Local> {
 }
 
 async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
+  const server = createServer();
+  const port = await listen(server);
   server.close();
-  if (address === null || typeof address === 'string') throw new Error('The server has no port');
-  return address.port;
+  return port;
 }
 
 /** Waits until no process of the copy and no temporary file is left. Returns those left after some seconds. */

@@ -1,7 +1,6 @@
 /** Applies the code and the settings of docs/make-it-yours.md to a copy of the project. */
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -11,6 +10,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { listen } from '../support/listen.ts';
 import { pollUntilEnded, post, request, stringField, submit } from './deployment.ts';
 
 // Outer limits, for a busy machine.
@@ -94,10 +94,8 @@ describe('on the AWS emulator', () => {
       const text = String(Object(body).text);
       if (text === 'break') outgoing.destroy();
       else outgoing.writeHead(text === 'short' ? 422 : 200).end(JSON.stringify({ gist: text.slice(0, 3) }));
-    }).listen(0, '127.0.0.1');
-    await once(service, 'listening');
-    const address = service.address();
-    const port = typeof address === 'object' ? address?.port : undefined;
+    });
+    const port = await listen(service);
 
     await apply(cors);
     edit('template.yaml', (template) =>

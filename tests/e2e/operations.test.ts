@@ -31,6 +31,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { clientOptions, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
 import { newJob, unixSeconds } from '../../src/job.ts';
+import { listen } from '../support/listen.ts';
 
 jest.setTimeout(120_000);
 
@@ -85,12 +86,6 @@ const words = (line: string): [string, ...string[]] => {
   const [name = '', ...args] = line.split(' ');
   return [name, ...args];
 };
-
-function portOf(server: Server): number {
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The server has no port');
-  return address.port;
-}
 
 function writeEnv(lines: readonly string[], end = '\n'): void {
   writeFileSync(join(checkout, '.env'), lines.map((line) => line + end).join(''));
@@ -203,6 +198,7 @@ test.each([
 
 describe('with a stub of AWS', () => {
   let server: Server;
+  let stubUrl: string;
   let actions: string[];
   let respond: (parameters: URLSearchParams) => readonly [status: number, xml: string];
 
@@ -212,13 +208,13 @@ describe('with a stub of AWS', () => {
       actions.push(parameters.get('Action') ?? '');
       const [status, xml] = respond(parameters);
       response.writeHead(status, { 'Content-Type': 'text/xml' }).end(xml);
-    }).listen(0, '127.0.0.1');
-    await once(server, 'listening');
+    });
+    stubUrl = `http://127.0.0.1:${await listen(server)}`;
   });
 
   beforeEach(() => {
     actions = [];
-    writeEnv([...KEYS, ...PLACE, `AWS_ENDPOINT_URL=http://127.0.0.1:${portOf(server)}`]);
+    writeEnv([...KEYS, ...PLACE, `AWS_ENDPOINT_URL=${stubUrl}`]);
   });
 
   afterAll(() => {
@@ -467,13 +463,10 @@ describe('on the AWS emulator', () => {
           response.pipe(outgoing);
         }),
       );
-    }).listen(0, '127.0.0.1');
-    await once(proxy, 'listening');
+    });
+    const port = await listen(proxy);
 
-    const { code, stdout, stderr } = await apiTests(
-      baseUrl.replace(/:\d+/, `:${portOf(proxy)}`),
-      'five simultaneous POSTs',
-    );
+    const { code, stdout, stderr } = await apiTests(baseUrl.replace(/:\d+/, `:${port}`), 'five simultaneous POSTs');
 
     proxy.close();
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/ 1 passed, /) });
@@ -588,9 +581,8 @@ describe('on the AWS emulator', () => {
   });
 
   test('logs.sh prints the error of a failed stage, with its stack and its causes', async () => {
-    const closed = createServer().listen(0, '127.0.0.1');
-    await once(closed, 'listening');
-    const port = portOf(closed);
+    const closed = createServer();
+    const port = await listen(closed);
     closed.close();
     failedId = await submit(`http://127.0.0.1:${port}/`);
     expect(await run(script('poll.sh', baseUrl, failedId))).toMatchObject({ code: 1 });

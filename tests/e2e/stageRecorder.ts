@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
+import { listen } from '../support/listen.ts';
 import type { RESULTS } from './faultyStages.ts';
 
 /**
@@ -70,13 +71,10 @@ export async function startStageRecorder(
   });
   // A stage can run for longer than Node's default limit for a request.
   server.requestTimeout = 0;
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The stage recorder has no port');
+  const port = await listen(server);
 
   return {
-    textOf: (jobName) => `http://127.0.0.1:${address.port}/${jobName}`,
+    textOf: (jobName) => `http://127.0.0.1:${port}/${jobName}`,
     runsOf: (jobName) => runs.get(jobName) ?? [],
     overlaps,
     close: async () => {

@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { setImmediate } from 'node:timers/promises';
 import { CreateTableCommand, DescribeTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand } from '@aws-sdk/lib-dynamodb';
-import { TABLE } from '../../scripts/local/tableShape.ts';
+import { TABLE } from '../../scripts/local/jobsTable.ts';
 import type { Job } from '../../src/job.ts';
 import { parseJob } from '../../src/jobRepository.ts';
 import { DynamodbEngine, textOf, type WireRequest, type WireResponse } from './dynamodbEngine.ts';

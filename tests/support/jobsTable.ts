@@ -1,8 +1,8 @@
-import { once } from 'node:events';
-import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
+import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, PutCommand } from '@aws-sdk/lib-dynamodb';
 import dynalite from 'dynalite';
-import { TABLE } from '../../scripts/local/tableShape.ts';
+import { createTable } from '../../scripts/local/jobsTable.ts';
+import { listen } from './listen.ts';
 
 /** The network between a client and DynamoDB. It can delay a request, send it twice, or lose the response. */
 export type Wire = <T>(command: string, send: () => Promise<T>) => Promise<T>;
@@ -23,12 +23,8 @@ export interface JobsTable {
 /** Starts an in-process DynamoDB with an empty jobs table. */
 export async function startJobsTable(): Promise<JobsTable> {
   const name = 'JobsTable';
-  const server = dynalite({ createTableMs: 0 }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The server has no port');
-
-  const endpoint = `http://127.0.0.1:${address.port}`;
+  const server = dynalite({ createTableMs: 0 });
+  const endpoint = `http://127.0.0.1:${await listen(server)}`;
   const open = () =>
     new DynamoDBClient({
       endpoint,
@@ -49,8 +45,7 @@ export async function startJobsTable(): Promise<JobsTable> {
   };
 
   const direct = connect();
-  await direct.send(new CreateTableCommand({ TableName: name, ...TABLE }));
-  await waitUntilTableExists({ client: direct, maxWaitTime: 5, minDelay: 1, maxDelay: 1 }, { TableName: name });
+  await createTable(direct, name);
 
   return {
     name,

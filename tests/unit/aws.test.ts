@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { GetCommand } from '@aws-sdk/lib-dynamodb';
@@ -6,6 +5,7 @@ import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mockClient } from 'aws-sdk-client-mock';
 import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts';
 import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
+import { listen } from '../support/listen.ts';
 
 let server: Server | undefined;
 
@@ -24,11 +24,8 @@ async function startAws(reply?: { readonly status: number; readonly body: string
   server = createServer(async (request, response) => {
     requests.push(Buffer.concat(await request.toArray()).toString());
     if (reply !== undefined) response.writeHead(reply.status, { 'Content-Type': 'application/json' }).end(reply.body);
-  }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The server has no port');
-  process.env['AWS_ENDPOINT_URL'] = `http://127.0.0.1:${address.port}`;
+  });
+  process.env['AWS_ENDPOINT_URL'] = `http://127.0.0.1:${await listen(server)}`;
   return requests;
 }
 

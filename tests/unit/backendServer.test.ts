@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { CreateTableCommand, DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
+import { DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { backendServer } from '../../scripts/local/backendServer.ts';
-import { TABLE } from '../../scripts/local/tableShape.ts';
+import { createTable } from '../../scripts/local/jobsTable.ts';
 import { workerStarter } from '../../src/aws.ts';
+import { listen } from '../support/listen.ts';
 
 const PATH = '/2015-03-31/functions/WorkerFunction/invocations';
 const JOB_ID = '3f1c9a52-7d84-4b6e-9a1f-0c2d5e8b7a64';
@@ -26,12 +27,9 @@ afterEach(() => {
   delete process.env['AWS_ENDPOINT_URL'];
 });
 
-async function listen(server: Server): Promise<string> {
-  servers.push(server.listen(0, '127.0.0.1'));
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The server has no port');
-  return `http://127.0.0.1:${address.port}`;
+async function start(server: Server): Promise<string> {
+  servers.push(server);
+  return `http://127.0.0.1:${await listen(server)}`;
 }
 
 /** Keeps the lines of this test, including those that are printed after it ends. */
@@ -42,12 +40,12 @@ function printer(): (line: string) => void {
 
 /** Starts the backend in front of a `sam local start-lambda` that handles requests in this way. */
 async function startBackend(startLambda: RequestListener): Promise<string> {
-  const lambdaUrl = await listen(createServer(startLambda));
-  return listen(backendServer(lambdaUrl, printer()));
+  const lambdaUrl = await start(createServer(startLambda));
+  return start(backendServer(lambdaUrl, printer()));
 }
 
 /** Starts the backend without `sam local start-lambda`: nothing listens on port 1. */
-const startBackendAlone = () => listen(backendServer('http://127.0.0.1:1', printer()));
+const startBackendAlone = () => start(backendServer('http://127.0.0.1:1', printer()));
 
 const post = (url: string, body: string, type = 'Event', path = PATH) =>
   fetch(url + path, { method: 'POST', headers: { 'X-Amz-Invocation-Type': type }, body });
@@ -154,7 +152,7 @@ const testOnPosix = process.platform === 'win32' ? test.skip : test;
 testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
   '%s stops the backend, even while a client is connected',
   async (signal) => {
-    const { port } = new URL(await listen(createServer()));
+    const { port } = new URL(await start(createServer()));
     servers.pop()?.close();
     const script = join(__dirname, '../../scripts/local/samLocalBackend.ts');
     const backend = spawn(process.execPath, [script, '--port', port], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -179,7 +177,7 @@ test('every other request goes to DynamoDB', async () => {
   const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
   const client = new DynamoDBClient({ endpoint, region: 'us-east-1', credentials });
 
-  await client.send(new CreateTableCommand({ TableName: 'JobsTable', ...TABLE }));
+  await createTable(client, 'JobsTable');
 
   expect((await client.send(new ListTablesCommand({}))).TableNames).toEqual(['JobsTable']);
   client.destroy();

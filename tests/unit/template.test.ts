@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
-import { TABLE } from '../../scripts/local/tableShape.ts';
+import { TABLE } from '../../scripts/local/jobsTable.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
 import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS } from '../../src/job.ts';
 import { at, nodeAt, readTemplate } from '../support/template.ts';
