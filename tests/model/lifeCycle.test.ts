@@ -56,10 +56,10 @@ test('code that waits for something that the model does not control is reported 
   const search = checkSequences({ runs: 20, seed: SEED, hasWildClocks: false });
 
   await expect(search).rejects.toMatchObject({
-    message: expect.stringMatching(/seed: -?\d+, path: .*\n.*accept\(k, a\),deliver\(/),
+    message: expect.stringMatching(/seed: -?\d+, path: .*\n.*deliver\(/),
     cause: {
       message: expect.stringMatching(
-        /^worker 1 waits for something other than a call or a stage\n.*POST 1: returns 202.*worker 1: job 1/s,
+        /^worker 1 waits for something other than a call or a stage\n.* POST 1: .*\n.* worker 1: job \d/s,
       ),
     },
   });
