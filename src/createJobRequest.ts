@@ -24,9 +24,10 @@ function parseBody(event: APIGatewayProxyEvent): unknown {
   const { body, isBase64Encoded } = event;
   if (body === null || body === '') return {};
   try {
-    return JSON.parse(
-      isBase64Encoded ? new TextDecoder('utf-8', { fatal: true }).decode(Buffer.from(body, 'base64')) : body,
-    );
+    const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+    const text = isBase64Encoded ? decoder.decode(Buffer.from(body, 'base64')) : body;
+    // Some clients start UTF-8 with a byte order mark, which JSON.parse rejects.
+    return JSON.parse(text.replace(/^\ufeff/, ''));
   } catch {
     // The parser's message quotes the body, so it is neither returned nor logged.
     throw new HttpError(400, 'Invalid JSON in request body');

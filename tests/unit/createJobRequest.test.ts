@@ -46,6 +46,18 @@ describe('the text of a POST', () => {
     );
   });
 
+  test.each([
+    ['one byte order mark is ignored', '\ufeff{"text": "a"}', 'a'],
+    ['a byte order mark inside the text is kept', '{"text": "a\ufeffb"}', 'a\ufeffb'],
+  ])('the text of a POST is the same from a plain body and from base64: %s', (_what, body, text) => {
+    const texts = [
+      parseText(postJobEvent(body)),
+      parseText(postJobEvent(Buffer.from(body).toString('base64'), { isBase64Encoded: true })),
+    ];
+
+    expect(texts).toEqual([text, text]);
+  });
+
   test('the text of a POST can be accompanied by fields of any name', () => {
     expect(parseText(postJobEvent('{"__proto__": {"x": 1}, "constructor": null, "toString": 1, "text": "a"}'))).toBe(
       'a',
@@ -83,11 +95,14 @@ describe('the text of a POST', () => {
     ['whitespace', ' '],
     ['NaN', '{"text": NaN}'],
     ['two values', '{"text": "a"}{}'],
+    ['two byte order marks', '\ufeff\ufeff{"text": "a"}'],
+    ['only a byte order mark', '\ufeff'],
     ['a control character in a string', '{"text": "a\nb"}'],
     ['a million open brackets', '['.repeat(1_000_000)],
     ['a million nested objects without an end', '{"text":'.repeat(1_000_000)],
   ])('a POST is rejected as invalid JSON if its body has %s', (_what, body) => {
     expect(httpErrorOfBody(body)).toEqual(INVALID_JSON);
+    expect(httpErrorOfBody(Buffer.from(body).toString('base64'), true)).toEqual(INVALID_JSON);
   });
 
   test('the text of a POST is rejected if it, or the whole body, is a million nested arrays', () => {
