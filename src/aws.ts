@@ -12,6 +12,12 @@ const BACKOFF_MS = 500;
  */
 export const CALL_BUDGET_MS = TRIES * REQUEST_TIMEOUT_MS + BACKOFF_MS;
 
+/**
+ * The options of one call. The timeouts above end when the response begins, and throttling or a
+ * `Retry-After` can delay the SDK's retry by seconds. Only this signal limits the whole call.
+ */
+export const callOptions = () => ({ abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) });
+
 const limits = { connectionTimeout: 1000, requestTimeout: REQUEST_TIMEOUT_MS, socketTimeout: REQUEST_TIMEOUT_MS };
 const options = { maxAttempts: TRIES, requestHandler: { ...limits, throwOnRequestTimeout: true } };
 
@@ -30,8 +36,7 @@ export function workerStarter(functionName: string): (jobId: string) => Promise<
   return async (jobId) => {
     await client.send(
       new InvokeCommand({ FunctionName: functionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) }),
-      // When Lambda throttles, it may ask the SDK to wait longer before its retry than the budget allows.
-      { abortSignal: AbortSignal.timeout(CALL_BUDGET_MS) },
+      callOptions(),
     );
   };
 }

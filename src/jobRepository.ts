@@ -7,6 +7,7 @@ import {
   UpdateCommand,
   type UpdateCommandInput,
 } from '@aws-sdk/lib-dynamodb';
+import { callOptions } from './aws.ts';
 import {
   HAS_ATTEMPTS_LEFT,
   IS_BEFORE_DEADLINE,
@@ -61,7 +62,8 @@ export class JobRepository {
       ConditionExpression: `${IS_ABSENT} OR ${IS_EXPIRED}`,
       ExpressionAttributeValues: { ':now': job.createdAt },
     };
-    return tryWrite(this.#client.send(new PutCommand({ TableName: this.#table, Item: job, ...condition })));
+    const put = new PutCommand({ TableName: this.#table, Item: job, ...condition });
+    return tryWrite(this.#client.send(put, callOptions()));
   }
 
   /**
@@ -74,7 +76,8 @@ export class JobRepository {
       ExpressionAttributeNames: STATUS,
       ExpressionAttributeValues: { ':pending': 'PENDING' },
     };
-    return tryWrite(this.#client.send(new DeleteCommand({ TableName: this.#table, Key: { jobId }, ...condition })));
+    const deletion = new DeleteCommand({ TableName: this.#table, Key: { jobId }, ...condition });
+    return tryWrite(this.#client.send(deletion, callOptions()));
   }
 
   /**
@@ -92,7 +95,7 @@ export class JobRepository {
 
   async #read(jobId: string, now: number): Promise<Job | undefined> {
     const read = new GetCommand({ TableName: this.#table, Key: { jobId }, ConsistentRead: true });
-    const { Item } = await this.#client.send(read);
+    const { Item } = await this.#client.send(read, callOptions());
     if (Item === undefined) return undefined;
     const job = parseJob(Item);
     return isExpired(job, now) ? undefined : job;
@@ -179,7 +182,7 @@ export class JobRepository {
   }
 
   #update(jobId: string, update: Omit<UpdateCommandInput, 'TableName' | 'Key'>) {
-    return this.#client.send(new UpdateCommand({ TableName: this.#table, Key: { jobId }, ...update }));
+    return this.#client.send(new UpdateCommand({ TableName: this.#table, Key: { jobId }, ...update }), callOptions());
   }
 }
 

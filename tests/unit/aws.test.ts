@@ -1,10 +1,13 @@
-import { createServer, type Server } from 'node:http';
+import { once } from 'node:events';
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { GetCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mockClient } from 'aws-sdk-client-mock';
 import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts';
 import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
+import { newJob } from '../../src/job.ts';
+import { JobRepository } from '../../src/jobRepository.ts';
 import { listen } from '../support/listen.ts';
 
 let server: Server | undefined;
@@ -18,23 +21,26 @@ afterEach(() => {
   server = undefined;
 });
 
-/** Starts a fake AWS that sends this response to every request, or none. Returns the bodies of all requests so far. */
-async function startAws(reply?: { readonly status: number; readonly body: string }): Promise<readonly string[]> {
+/** Starts a fake AWS that responds to every request like this. Returns the bodies of all requests so far. */
+async function startAws(respond: (response: ServerResponse) => unknown): Promise<readonly string[]> {
   const requests: string[] = [];
   server = createServer(async (request, response) => {
     requests.push(Buffer.concat(await request.toArray()).toString());
-    if (reply !== undefined) response.writeHead(reply.status, { 'Content-Type': 'application/json' }).end(reply.body);
+    await respond(response);
   });
   process.env['AWS_ENDPOINT_URL'] = `http://127.0.0.1:${await listen(server)}`;
   return requests;
 }
 
+const repository = () => new JobRepository(documentClient(), 'JobsTable');
+const JSON_TYPE = { 'Content-Type': 'application/x-amz-json-1.0' };
+
 describe('a call that gets no response', () => {
   test.each([
-    ['DynamoDB', () => documentClient().send(new GetCommand({ TableName: 'JobsTable', Key: { jobId: 'id' } }))],
+    ['DynamoDB', () => repository().find('id', 0)],
     ['Lambda', () => workerStarter('WorkerFunction')('id')],
   ])('from %s is tried twice and fails within its budget', async (_service, call) => {
-    const requests = await startAws();
+    const requests = await startAws(() => undefined);
     // The network runs in real time. Timeouts use a fake clock that is advanced in small steps, with enough
     // turns of the event loop in between for the network to keep up.
     jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
@@ -58,8 +64,62 @@ describe('a call that gets no response', () => {
   });
 });
 
+describe('the time of a whole call is limited to its budget', () => {
+  const job = newJob('id', 'a text', 0, { maxEventAge: 600, workerTimeout: 30 });
+  const calls: readonly (readonly [string, () => Promise<unknown>])[] = [
+    ['a put', () => repository().create(job)],
+    ['a read', () => repository().find('id', 0)],
+    ['an update', () => repository().claim('id', { token: 'token', expiresAt: 35 }, 0)],
+    ['a delete', () => repository().deletePending('id')],
+    ['an Invoke', () => workerStarter('WorkerFunction')('id')],
+  ];
+
+  /** Replaces the timer of a call's budget by a signal that the test aborts. */
+  function controlBudget() {
+    const controller = new AbortController();
+    const timeout = jest.spyOn(AbortSignal, 'timeout').mockReturnValue(controller.signal);
+    return { timeout, end: () => controller.abort() };
+  }
+
+  test.each(calls)('%s whose response never ends fails when its budget is used up', async (_name, call) => {
+    const budget = controlBudget();
+    const requests = await startAws(async (response) => {
+      response.writeHead(200, JSON_TYPE);
+      for (let bytes = 0; bytes < 10; bytes += 1) {
+        response.write(' ');
+        await sleep(5);
+      }
+      budget.end();
+      await sleep(1000, undefined, { ref: false });
+      response.end('{}');
+    });
+
+    const failure = call();
+
+    await expect(failure).rejects.toMatchObject({ name: 'AbortError' });
+    expect(requests).toHaveLength(1);
+    expect(budget.timeout.mock.calls).toEqual([[CALL_BUDGET_MS]]);
+  });
+
+  test.each(calls)('%s that is throttled with a Retry-After fails when its budget is used up', async (_name, call) => {
+    const budget = controlBudget();
+    const requests = await startAws(async (response) => {
+      const throttled = { ...JSON_TYPE, 'x-amzn-ErrorType': 'ThrottlingException', 'Retry-After': '2' };
+      response.writeHead(429, throttled).end('{"__type": "ThrottlingException", "message": "Slow down"}');
+      await once(response, 'finish');
+      await sleep(50);
+      budget.end();
+    });
+
+    const failure = call();
+
+    await expect(failure).rejects.toMatchObject({ name: 'AbortError' });
+    expect(requests).toHaveLength(1);
+  });
+});
+
 test('a call that gets a server error is tried twice', async () => {
-  const requests = await startAws({ status: 500, body: '{"message": "no"}' });
+  const requests = await startAws((response) => response.writeHead(500, JSON_TYPE).end('{"message": "no"}'));
   jest.spyOn(Math, 'random').mockReturnValue(0);
   await expect(workerStarter('WorkerFunction')('id')).rejects.toMatchObject({ $metadata: { httpStatusCode: 500 } });
   expect(requests).toEqual(['{"jobId":"id"}', '{"jobId":"id"}']);
@@ -72,9 +132,6 @@ test('the event that starts the worker contains only the job id', async () => {
   expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
     { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: '{"jobId":"\\"id\\""}' },
   ]);
-  // The signal limits the call even if Lambda asks the SDK to wait longer before its retry.
-  const [, options]: readonly unknown[] = lambda.calls()[0]?.args ?? [];
-  expect(options).toEqual({ abortSignal: expect.any(AbortSignal) });
   lambda.restore();
 });
 
