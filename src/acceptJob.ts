@@ -1,6 +1,6 @@
 import { type Job, phaseOf } from './job.ts';
 import type { JobRepository } from './jobRepository.ts';
-import { count, logger } from './telemetry.ts';
+import { count, logError } from './telemetry.ts';
 
 /** The result of a POST. */
 export type Acceptance =
@@ -66,7 +66,7 @@ async function deleteUnlessClaimed(repository: JobRepository, jobId: string): Pr
     return await repository.deletePending(jobId);
   } catch (error) {
     // If the job still exists, it ends at its deadline. No client knows its id.
-    logger.error('Job could not be deleted', { outcome: 'left behind', error });
+    logError('Job could not be deleted', error, { outcome: 'left behind' });
     return true;
   }
 }

@@ -1,5 +1,5 @@
 import type { APIGatewayProxyEvent, APIGatewayProxyResult, Context } from 'aws-lambda';
-import { logger, withTelemetry } from './telemetry.ts';
+import { logError, withTelemetry } from './telemetry.ts';
 
 type Headers = Readonly<Record<string, string>>;
 
@@ -49,9 +49,9 @@ export function httpHandler(
 
 function errorResponse(error: unknown): APIGatewayProxyResult {
   if (!(error instanceof HttpError)) {
-    logger.error('Internal server error', { outcome: 500, error });
+    logError('Internal server error', error, { outcome: 500 });
     return json(500, { error: 'Internal server error' });
   }
-  if (error.status >= 500) logger.error(error.message, { outcome: error.status, error });
+  if (error.status >= 500) logError(error.message, error, { outcome: error.status });
   return json(error.status, { error: error.message }, error.headers);
 }

@@ -114,7 +114,8 @@ export const IS_PENDING = '#status = :pending';
 const isLeaseOver = (job: Job, now: number): boolean => job.status === 'IN_PROGRESS' && job.leaseExpiresAt <= now;
 export const IS_LEASE_OVER = '(#status = :inProgress AND leaseExpiresAt <= :now)';
 
-const hasAttemptsLeft = (job: Job): boolean => job.attempt < MAX_ATTEMPTS;
+/** Whether another attempt may start after those that have started. */
+export const hasAttemptsLeft = (job: Job): boolean => job.attempt < MAX_ATTEMPTS;
 export const HAS_ATTEMPTS_LEFT = 'attempt < :maxAttempts';
 
 const isBeforeDeadline = (job: Job, now: number): boolean => job.deadline > now;

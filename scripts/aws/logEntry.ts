@@ -30,12 +30,12 @@ export function formatEntry(
   return [line, ...error.map((text) => `    ${text}`)].join('\n');
 }
 
-/** An error as the Powertools logger writes it: an object with name, message, stack, cause and other fields. */
+/** An error as src/telemetry.ts logs it: name, message, code, stack and cause, each if there is one. */
 function errorLines(error: unknown, resolveFrame: FrameResolver): string[] {
   if (typeof error !== 'object' || error === null || !('message' in error)) {
     return textOf(error).split('\n').map(oneLine);
   }
-  const { name, message, stack, cause, location: _, ...others } = Object.fromEntries<unknown>(Object.entries(error));
+  const { name, message, stack, cause, ...others } = Object.fromEntries<unknown>(Object.entries(error));
   const frames = typeof stack === 'string' ? stack.split('\n').filter((line) => /^\s+at /.test(line)) : [];
   const [first = '', ...rest] = cause === undefined ? [] : errorLines(cause, resolveFrame);
   return [

@@ -23,6 +23,9 @@ const ACCEPT = 'src/acceptJob.ts';
 const ATTEMPT = 'src/attempt.ts';
 const STAGES = 'src/runStages.ts';
 const WORKER = 'src/handlers/worker.ts';
+const AWS = 'src/aws.ts';
+const TELEMETRY = 'src/telemetry.ts';
+const REQUEST = 'src/createJobRequest.ts';
 
 const read = (file: string) => readFileSync(file, 'utf8');
 const lineOf = (source: string, index: number) => source.slice(0, index).split('\n').length;
@@ -128,6 +131,9 @@ const mutants = [
   ...replacements(ATTEMPT, ` && ${IS_LATE_START}`, ''),
   ...replacements(ATTEMPT, IS_LATE_START, 'false'),
   ...replacements(ATTEMPT, 'signal.aborted && ', ''),
+  ...replacements(ATTEMPT, 'hasAttemptsLeft(job) && ', ''),
+  ...replacements(ATTEMPT, 'remainingMs() <= RESERVE_MS', 'false'),
+  ...replacements(ATTEMPT, '  checkTime();\n', ''),
   ...replacements(ATTEMPT, 'stopTimer();', ''),
   ...replacements(
     ATTEMPT,
@@ -135,11 +141,33 @@ const mutants = [
     'if (!(await repository.end(jobId, lease, end, endedAt)) && false)',
   ),
   ...replacements(STAGES, '.finally(() => running.delete(name))', ''),
-  ...replacements(STAGES, 'running.add(name);', ''),
+  ...replacements(STAGES, 'running.set(name, work);', ''),
+  ...replacements(STAGES, 'signal.throwIfAborted();', ''),
+  ...replacements(STAGES, 'if (stage !== stages.at(-1)) ', ''),
+  ...replacements(STAGES, 'if (stage !== stages.at(-1)) checkTime();', ''),
+  ...replacements(STAGES, 'Object.create(null)', '{}'),
+  ...replacements(STAGES, 'return original === value;', 'return true;'),
+  ...replacements(STAGES, 'Number.isFinite(value)', 'true'),
+  ...replacements(STAGES, "typeof value === 'string' || typeof value === 'boolean'", 'true'),
+  ...replacements(STAGES, "if (tagOf(value) !== 'Object') return Array.isArray(value);", ''),
+  ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'true'),
+  ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'isPlain'),
+  ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'Object.keys(value).length > 0'),
+  ...replacements(STAGES, "if (ancestors.includes(value)) throw new TypeError('JSON cannot represent a cycle');", ''),
   ...replacements(STAGES, 'raceWithAbort(work, signal)', 'work'),
   ...replacements(WORKER, "if (result === 'held')", 'if (false)'),
   ...replacements(WORKER, 'if (running.size > 0)', 'if (false)'),
+  ...replacements(WORKER, ', remainingMs() - STOP_MS', ''),
+  ...replacements(WORKER, 'Promise.allSettled(running.values()), ', ''),
   ...replacements(WORKER, 'newToken: () => uuid()', "newToken: () => 'token'"),
+  ...replacements(AWS, 'AbortSignal.timeout(CALL_BUDGET_MS)', 'AbortSignal.timeout(60_000)'),
+  ...replacements(AWS, '      callOptions(),\n', ''),
+  ...replacements(REPOSITORY, ', callOptions()', ''),
+  ...replacements(TELEMETRY, '.slice(0, maxLength)', ''),
+  ...replacements(TELEMETRY, ' || causesLeft === 0', ''),
+  ...replacements(TELEMETRY, 'error: loggedError(error, MAX_CAUSES)', 'error'),
+  ...replacements(REQUEST, ".replace(/^\\ufeff/, '')", ''),
+  ...replacements(REQUEST, ', ignoreBOM: true', ''),
 ].filter(({ name }) => name.includes(process.argv[2] ?? ''));
 
 const tree = mkdtempSync(join(tmpdir(), 'mutants-'));

@@ -4,13 +4,14 @@ export interface Stage {
   readonly name: string;
 
   /**
-   * Does the work and returns a JSON object.
+   * Does the work and returns a JSON object. A value that JSON would change or lose, such as NaN, a Map or a
+   * Promise, is an error.
    *
    * It can run again: after a crash, the next attempt starts from the first stage. Make external side
    * effects idempotent, with `jobId` as the key.
    *
-   * Await everything that you start. If this promise has not settled soon after `signal` aborts, the
-   * process exits. Work that you do not await may keep running during another job, and crashes the
+   * Await everything that you start. If this promise has not settled about a second after `signal` aborts,
+   * the process exits. Work that you do not await may keep running during another job, and crashes the
    * process if it fails. So does a promise that rejects before you await it: use Promise.all.
    *
    * An error ends the job as ERROR, without a retry. The client gets the message of a

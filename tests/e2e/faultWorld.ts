@@ -11,7 +11,7 @@ import { type StageAction, startStageRecorder } from './stageRecorder.ts';
 import { deployTestStack } from './testStack.ts';
 
 /** Shorter than on AWS. As there, Lambda's first retry (after 60 s on AWS) comes after the lease has expired. */
-const WORKER_TIMEOUT_SECONDS = 12;
+const WORKER_TIMEOUT_SECONDS = 13;
 export const RETRY_DELAY_SECONDS = WORKER_TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS + 2;
 const MAX_EVENT_AGE_SECONDS = 80;
 export const DEADLINE_SECONDS = MAX_EVENT_AGE_SECONDS + WORKER_TIMEOUT_SECONDS;

@@ -34,7 +34,7 @@ const temporary = join(folder, 'tmp');
 
 /** Longer than a lease: the worker's timeout below and 5 s of clock skew. */
 const RETRIES = { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '18', LAMBDA_ASYNC_RETRY_MAX_SECONDS: '18' };
-const WORKER_TIMEOUT_SECONDS = 12;
+const WORKER_TIMEOUT_SECONDS = 13;
 
 beforeAll(() => {
   copyProject(checkout);

@@ -61,6 +61,8 @@ export type Seen =
   | { readonly what: 'final write'; readonly job: KnownJob; readonly invocation: Invocation; readonly end: Outcome }
   /** The worker returned without an error, so Lambda forgets the event. `before` as for a GET. */
   | { readonly what: 'success of the worker'; readonly job: KnownJob; readonly before: KnownJob }
+  /** A handler threw. */
+  | { readonly what: 'failure'; readonly job: KnownJob; readonly message: string }
   /** A handler returned or threw. */
   | { readonly what: 'end of an invocation'; readonly invocation: Invocation }
   /** One move is over. */
@@ -231,12 +233,19 @@ export const guarantees: Readonly<Record<string, Guarantee>> = {
       case 'stage start': {
         const { record } = seen.job;
         if (record !== undefined && record.text !== seen.text) yield "a stage got another job's text";
+        if (seen.invocation.timerDueAt <= known.now) yield "a stage started although the stages' time was up";
+        break;
+      }
+      case 'failure': {
+        const isLast = seen.job.record?.attempt === MAX_ATTEMPTS;
+        if (isLast && seen.message.includes('another attempt')) yield 'the last attempt waits for another one';
         break;
       }
       case 'final write': {
         const isTimeout = seen.end.status === 'ERROR' && seen.end.errorMessage.endsWith('took too long');
         const hadFullTime = seen.invocation.stagesHadMs >= LIFETIMES.workerTimeout * 1000 - MAX_OVERHEAD_MS;
-        if (isTimeout && !hadFullTime) yield 'a job ended as too slow without having had its full time';
+        const isLast = seen.job.record?.attempt === MAX_ATTEMPTS;
+        if (isTimeout && !hadFullTime && !isLast) yield 'a job ended as too slow without having had its full time';
       }
     }
   },

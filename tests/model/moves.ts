@@ -142,6 +142,17 @@ function kindsOfMoves(maxSkew: number) {
     ],
     stageDone: [8, stage(false)],
     stageThrows: [3, stage(true)],
+    block: [
+      3,
+      fc.tuple(number, fc.constantFrom(1000, 21_000, 26_000, 29_000), lastFate).map(([n, ms, fate]) =>
+        moveOne(
+          `block(${n}, ${ms} ms, ${fate})`,
+          ({ working }) => working,
+          (world, invocation) => world.block(invocation, ms, fate),
+          n,
+        ),
+      ),
+    ],
     runOut: [
       5,
       number.map((n) => moveOne(`runOut(${n})`, invocations, (world, invocation) => world.runOut(invocation), n)),

@@ -64,6 +64,8 @@ export class Invocation implements Caller {
   work: Work | undefined;
   /** How many of its stages have started but not settled. */
   unsettledStages = 0;
+  /** Whether the handler waits for a stage that is stopping. */
+  isStopping = false;
   /** Whether the handler has returned or thrown. */
   isDone = false;
   hasWritten = false;
@@ -116,6 +118,12 @@ export class Invocation implements Caller {
     } finally {
       clearInterval(watch);
     }
+  }
+
+  /** The code waits for a stage that is stopping. */
+  waitForStage(): void {
+    this.isStopping = true;
+    this.#pause();
   }
 
   /** The handler has returned or thrown. */

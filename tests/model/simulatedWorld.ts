@@ -211,6 +211,7 @@ export class SimulatedWorld implements Knowledge {
       startTimer: (milliseconds, onTime) => {
         invocation.timerDueAt = this.now + Math.max(0, milliseconds);
         invocation.onTimer = onTime;
+        if (invocation.unsettledStages > 0) invocation.waitForStage();
         return () => {
           invocation.timerDueAt = Number.POSITIVE_INFINITY;
         };
@@ -286,6 +287,7 @@ export class SimulatedWorld implements Knowledge {
     if (work === undefined) return;
     invocation.work = undefined;
     this.#log(invocation, `stage ${isThrowing ? 'throws' : 'done'}`);
+    if (invocation.isStopping) count('stage stopped in time');
     const settle = () => (isThrowing ? work.fail(new StageError('the stage broke')) : work.finish());
     if (invocation.timerDueAt === Number.POSITIVE_INFINITY) {
       // After the timeout, the handler no longer waits for the stage.
@@ -295,6 +297,20 @@ export class SimulatedWorld implements Knowledge {
       await this.#step(invocation, settle);
     }
     this.#verify();
+  }
+
+  /** A running stage blocks its process, so that no timer fires there, and then settles. */
+  async block(invocation: Invocation, milliseconds: number, fate: LastFate): Promise<void> {
+    const { timerDueAt } = invocation;
+    if (timerDueAt === Number.POSITIVE_INFINITY) return;
+    this.#log(invocation, `stage blocks the process for ${milliseconds} ms`);
+    invocation.timerDueAt = Number.POSITIVE_INFINITY;
+    await this.advance(milliseconds, fate);
+    if (invocation.isDead) return;
+    invocation.timerDueAt = timerDueAt;
+    invocation.stagesHadMs = this.now - (invocation.stagesStartedAt ?? this.now);
+    if (timerDueAt <= this.now) count('stage blocked past its time');
+    await this.endStage(invocation, false);
   }
 
   /** Runs an invocation to its end without further faults. */
@@ -480,7 +496,10 @@ export class SimulatedWorld implements Knowledge {
       void this.#dynamodb
         .runAs(invocation, work)
         .catch((error: unknown) => () => {
-          this.#log(invocation, `fails: ${error instanceof Error ? error.message : String(error)}`);
+          const message = error instanceof Error ? error.message : String(error);
+          this.#log(invocation, `fails: ${message}`);
+          const { jobId } = invocation;
+          if (jobId !== undefined) this.#see({ what: 'failure', job: this.#track(jobId), message });
           count(`${invocation.kind} failed`);
           invocation.onFailure();
         })
@@ -544,7 +563,7 @@ export class SimulatedWorld implements Knowledge {
   async #fireTimer(invocation: Invocation): Promise<void> {
     invocation.timerDueAt = Number.POSITIVE_INFINITY;
     invocation.stagesHadMs = this.now - (invocation.stagesStartedAt ?? this.now);
-    this.#log(invocation, "the stages' time is up");
+    this.#log(invocation, invocation.isStopping ? 'a stage has not stopped' : "the stages' time is up");
     await this.#step(invocation, () => invocation.onTimer());
   }
 

@@ -104,7 +104,7 @@ describe('the time of a whole call is limited to its budget', () => {
   test.each(calls)('%s that is throttled with a Retry-After fails when its budget is used up', async (_name, call) => {
     const budget = controlBudget();
     const requests = await startAws(async (response) => {
-      const throttled = { ...JSON_TYPE, 'x-amzn-ErrorType': 'ThrottlingException', 'Retry-After': '2' };
+      const throttled = { ...JSON_TYPE, 'x-amzn-ErrorType': 'ThrottlingException', 'Retry-After': '1' };
       response.writeHead(429, throttled).end('{"__type": "ThrottlingException", "message": "Slow down"}');
       await once(response, 'finish');
       await sleep(50);

@@ -555,7 +555,7 @@ describe('the longest text', () => {
     await repository.claim(job.jobId, lease, NOW);
     const fill = (bytes: number) => ({ name: 'fill', run: async () => ({ x: 'y'.repeat(bytes) }) });
     const { signal } = new AbortController();
-    const options = { signal, running: new Set<string>(), clock: () => 0 };
+    const options = { signal, checkTime: () => {}, running: new Map(), clock: () => 0 };
     // {"fill":{"x":"..."}}
     const largest = 399 * 1024 - MAX_TEXT_BYTES - 17;
 

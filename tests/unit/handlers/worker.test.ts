@@ -31,6 +31,11 @@ afterEach(() => {
 });
 
 const passing: Stage = { name: 'passing', run: async () => ({}) };
+/** A context that has this much time left at each look, and none later. */
+const contextWith = (...remainingMs: number[]) => ({
+  ...lambdaContext(),
+  getRemainingTimeInMillis: () => remainingMs.shift() ?? 0,
+});
 const abortable: Stage = {
   name: 'abortable',
   run: (_text, { signal }) =>
@@ -56,7 +61,7 @@ function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = as
 }
 
 describe('an event', () => {
-  test('runs its job and logs the job id and the request id', async () => {
+  test('an event runs its job and logs the job id and the request id', async () => {
     await work({ jobId: JOB_ID }, passing);
     expect(logged('Job ended')).toMatchObject([
       { jobId: JOB_ID, attempt: 1, outcome: 'DONE', function_request_id: lambdaContext().awsRequestId },
@@ -66,7 +71,7 @@ describe('an event', () => {
   test.each([
     [1, { TimeInQueue: 0, JobsDone: 1, TimeToEnd: 0 }],
     [2, { Retries: 1, JobsDone: 1, TimeToEnd: 0 }],
-  ])('is counted as attempt %i of its job', async (number, metrics) => {
+  ])('an event is counted as attempt %i of its job', async (number, metrics) => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolves({ Attributes: { ...claimed, attempt: number } });
     await work({ jobId: JOB_ID }, passing);
@@ -77,7 +82,7 @@ describe('an event', () => {
     ['gone', undefined, { ClaimsRefused: 1 }],
     ['ended', { ...pending, status: 'DONE', result: '{}' }, { ClaimsRefused: 1 }],
     ['held', { ...claimed, leaseToken: 'theirs' }, { ClaimsRefused: 1, ClaimsHeld: 1 }],
-  ])('is counted as refused if its job is %s', async (outcome, item, metrics) => {
+  ])('an event is counted as refused if its job is %s', async (outcome, item, metrics) => {
     dynamodb.reset();
     dynamodb
       .on(UpdateCommand)
@@ -89,7 +94,7 @@ describe('an event', () => {
     expect(logged('Claim refused')).toMatchObject([{ outcome }]);
   });
 
-  test('fails if the job is held, so Lambda delivers it again, and logs no error', async () => {
+  test('an event fails if the job is held, so Lambda delivers it again, and logs no error', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
@@ -99,7 +104,7 @@ describe('an event', () => {
     expect(logged('Invocation failed')).toEqual([]);
   });
 
-  test('fails if DynamoDB cannot be reached, and logs the cause once', async () => {
+  test('an event fails if DynamoDB cannot be reached, and logs the cause once', async () => {
     dynamodb.reset();
     dynamodb.rejects(new Error('No route'));
     await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow('No route');
@@ -107,7 +112,7 @@ describe('an event', () => {
   });
 
   test.each([undefined, null, 'id', 5, {}, { jobId: 5 }, { jobid: JOB_ID }, [JOB_ID]])(
-    'that is %j fails, so Lambda keeps it for an operator',
+    'an event that is %j fails, so Lambda keeps it for an operator',
     async (event) => {
       await expect(work(event, passing)).rejects.toThrow('Event must be {"jobId": "<id>"}');
       expect(dynamodb.calls()).toEqual([]);
@@ -125,7 +130,7 @@ describe('a stage that has not settled when the attempt is over', () => {
     return state;
   }
 
-  test('ends the process after the end is stored and all logs and metrics are written', async () => {
+  test('a stage that does not settle ends the process after the outcome is stored and all logs and metrics are written', async () => {
     const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
     expect(state?.writes).toBe(2);
     expect(state?.log).toContain('Job ended');
@@ -133,27 +138,86 @@ describe('a stage that has not settled when the attempt is over', () => {
     expect(logged('ending the process')).toMatchObject([{ level: 'ERROR', jobId: JOB_ID, stage: 'endless' }]);
   });
 
-  test('ends the process even if the end cannot be stored', async () => {
+  test('a stage that does not settle ends the process even if the outcome cannot be stored', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
     const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
     expect(state?.log).toContain('No route');
   });
 
-  test('does not end the process if it settles when its signal aborts', async () => {
+  test('a stage that settles when its signal aborts does not end the process', async () => {
     expect(await stateAtProcessEnd({ jobId: JOB_ID }, abortable)).toBeUndefined();
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
   });
 });
 
+describe('a stage that is still stopping after the final write', () => {
+  /**
+   * Handles an event with a stage that ignores its signal, and settles once the worker waits for it, or never.
+   * Returns how long the worker was ready to wait, and how often it ended its process.
+   */
+  async function stop(remainingMs: readonly number[], isSettling: boolean) {
+    const { promise, resolve } = Promise.withResolvers<object>();
+    const timers: { milliseconds: number; isStopped: boolean }[] = [];
+    const endProcess = jest.fn(async () => undefined);
+    await buildHandler({
+      repository: new JobRepository(documentClient(), 'JobsTable'),
+      stages: [{ name: 'stopping', run: () => promise }],
+      workerTimeout: 30,
+      startTimer(milliseconds, onTime) {
+        const timer = { milliseconds, isStopped: false };
+        const isWaiting = timers.push(timer) === 2;
+        setImmediate(isWaiting && isSettling ? () => resolve({}) : onTime);
+        return () => {
+          timer.isStopped = true;
+        };
+      },
+      newToken: () => 'token',
+      clock: () => NOW * 1000,
+      endProcess,
+    })({ jobId: JOB_ID }, contextWith(...remainingMs));
+    return {
+      waitMs: timers[1]?.milliseconds,
+      isTimerStopped: timers[1]?.isStopped,
+      ends: endProcess.mock.calls.length,
+    };
+  }
+
+  const START = [30_000, 30_000, 30_000];
+
+  test('a stage that settles within a second after the final write does not end the process', async () => {
+    const outcome = await stop([...START, 4400], true);
+
+    expect(outcome).toEqual({ waitMs: 1000, isTimerStopped: true, ends: 0 });
+    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
+    expect(logged('ending the process')).toEqual([]);
+  });
+
+  test('a stage that does not settle within a second after the final write ends the process', async () => {
+    const outcome = await stop([...START, 4400], false);
+
+    expect(outcome).toEqual({ waitMs: 1000, isTimerStopped: true, ends: 1 });
+  });
+
+  test.each([
+    [1600, 600],
+    [1000, 0],
+    [200, 0],
+  ])('with %i ms left until Lambda kills the worker, a stage gets %i ms to settle', async (leftMs, waitMs) => {
+    const outcome = await stop([...START, leftMs], false);
+
+    expect(outcome).toMatchObject({ waitMs, ends: 1 });
+  });
+});
+
 describe('the deployed handler', () => {
-  test("limits the stages to Lambda's remaining time", async () => {
+  test("the deployed handler limits the stages to Lambda's remaining time", async () => {
     for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(abortable.run);
     // With no time left for the stages, the attempt has to be repeated.
     await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('another attempt is needed');
   });
 
-  test('claims with the current time and a new token', async () => {
+  test('the deployed handler claims with the current time and a new token', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(new Error('No route'));
     for (let call = 0; call < 2; call += 1) {
@@ -167,7 +231,7 @@ describe('the deployed handler', () => {
     expect(new Set(claims.map(({ ExpressionAttributeValues: values }) => values?.[':token'])).size).toBe(2);
   });
 
-  test('ends its process with exit code 1', async () => {
+  test('the deployed handler ends its process with exit code 1', async () => {
     const exit = jest.spyOn(process, 'exit').mockImplementation((code) => {
       throw new Error(`exit ${code}`);
     });
@@ -179,11 +243,13 @@ describe('the deployed handler', () => {
       });
     }
     for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(endless.run);
-    await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('exit 1');
+    await expect(
+      handler({ jobId: JOB_ID }, contextWith(RESERVE_MS + 1, RESERVE_MS + 1, RESERVE_MS + 1)),
+    ).rejects.toThrow('exit 1');
     expect(exit).toHaveBeenCalledTimes(1);
   });
 
-  test('runs a timer during each stage, which keeps the process alive', async () => {
+  test('the deployed handler runs a timer during each stage, which keeps the process alive', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === 'Timeout').length;
     const before = timers();
     const during: number[] = [];

@@ -20,7 +20,8 @@ test('a worker whose stage never settles flushes its output and ends its process
         for (let line = 0; line < 1000; line += 1) console.log('line ' + 'x'.repeat(600));
         return new Promise(() => undefined);
       };
-      await handler({ jobId: '${JOB_ID}' }, { getRemainingTimeInMillis: () => ${RESERVE_MS + 1} });`;
+      const remainingMs = [${RESERVE_MS + 1}, ${RESERVE_MS + 1}, ${RESERVE_MS + 1}];
+      await handler({ jobId: '${JOB_ID}' }, { getRemainingTimeInMillis: () => remainingMs.shift() ?? 0 });`;
     const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
       env: { ...process.env, AWS_ENDPOINT_URL_DYNAMODB: table.endpoint, POWERTOOLS_DEV: '' },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -223,8 +223,9 @@ test.each([
   expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
 
   captureConsole();
+  const options = { signal, checkTime: () => {}, running: new Map(), clock: () => 0 };
 
-  const end = await runStages(stages, { jobId: 'id', text }, { signal, running: new Set(), clock: () => 0 });
+  const end = await runStages(stages, { jobId: 'id', text }, options);
 
   expect(end.status).toBe('DONE');
 });
