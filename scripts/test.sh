@@ -4,11 +4,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: bash scripts/test.sh
 Runs every check and test, after installing what is missing. Continues after a failure. The last
-line is "N passed, N failed", and the exit code is 0 if none failed.' "$@"
+line is "N passed, N failed, N skipped", and the exit code is 0 if none failed. Tests that need a browser
+are skipped if there is no Chromium or Chrome.' "$@"
 [ $# -eq 0 ] || fail "unknown argument '$1'; see --help"
 
 passed=0
 failed=0
+skipped=0
 
 # check TITLE NAME COMMAND...: runs the command and counts it as one test.
 check() {
@@ -24,19 +26,22 @@ check() {
 
 # jest_tests TITLE NAME COMMAND...: runs Jest. Counts each test, and each file that cannot be run as one failure.
 jest_tests() {
-  local title="$1" log="$LOGS/test-$2.log" report="$LOGS/test-$2.json" code=0 counts
+  local title="$1" log="$LOGS/test-$2.log" report="$LOGS/test-$2.json" code=0 counts ok bad pending
   shift 2
   rm -f "$report"
   step "$title" "$log" "$@" --json --outputFile "$report" || code=$?
   counts="$(node -e '
     const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
-    console.log(report.numPassedTests, report.numFailedTests + report.numRuntimeErrorTestSuites);
-  ' "$report" 2>/dev/null)" || counts='0 0'
+    const { numPassedTests, numFailedTests, numRuntimeErrorTestSuites, numPendingTests } = report;
+    console.log(numPassedTests, numFailedTests + numRuntimeErrorTestSuites, numPendingTests);
+  ' "$report" 2>/dev/null)" || counts='0 0 0'
+  read -r ok bad pending <<<"$counts"
   # Failures outside of tests, for example in Jest itself, count too.
-  if [ "$code" -ne 0 ] && [ "${counts#* }" -eq 0 ]; then counts="${counts% *} 1"; fi
-  passed=$((passed + ${counts% *}))
-  failed=$((failed + ${counts#* }))
-  printf '  %s passed, %s failed\n' "${counts% *}" "${counts#* }"
+  if [ "$code" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+  passed=$((passed + ok))
+  failed=$((failed + bad))
+  skipped=$((skipped + pending))
+  printf '  %s passed, %s failed, %s skipped\n' "$ok" "$bad" "$pending"
   if [ "$code" -ne 0 ]; then cat "$log"; fi
 }
 
@@ -51,7 +56,7 @@ PATH="$ROOT/node_modules/.bin:$(programs_of shellcheck):$PATH"
 export PATH AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 REDOCLY_TELEMETRY=off
 
 check 'Format and lint (biome)' biome biome ci --colors=off .
-check 'Types (tsc)' tsc tsc
+check 'Types (tsc)' tsc npm run test:types
 check 'Dead code (knip)' knip knip
 check 'API description (redocly)' redocly redocly lint openapi.yaml
 check 'Shell scripts (shellcheck)' shellcheck shellcheck -x scripts/*.sh scripts/*/*.sh .ci/run
@@ -62,5 +67,5 @@ check 'Template (checkov)' checkov "$(programs_of checkov)/python" -m checkov.ma
 jest_tests 'Unit, repository and model tests (npm test), with full coverage of src/' unit npm test -- --coverage
 jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --
 
-printf '%s passed, %s failed\n' "$passed" "$failed"
+printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" -eq 0 ]

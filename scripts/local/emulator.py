@@ -1,19 +1,25 @@
-"""Runs ministack, the local AWS, until the parent process closes standard input or dies.
+"""Runs ministack, the AWS emulator, until the parent process closes standard input or dies.
 
 Then kills ministack with all Lambda functions that it runs, and deletes the folder for temporary
 files. localAws.ts starts this script in its own process group.
 
-The port is an argument because scripts/crash.sh looks for it in the output of `ps`.
+Appends to the file REPORTS_FILE what the functions do while they do it: the local page shows it.
+ministack's own CloudWatch Logs have the lines of an invocation only after it has ended.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 
 os.environ["GATEWAY_PORT"] = sys.argv.pop()
 scratch = os.environ["TMPDIR"]
+
+# Lambda's first try and its two retries: MaximumRetryAttempts in template.yaml.
+MAX_TRIES = 3
 
 
 def end_with_parent():
@@ -29,12 +35,77 @@ def end_with_parent():
         subprocess.Popen(end, start_new_session=True, stdin=subprocess.DEVNULL)
 
 
+def report_functions(lambda_svc, worker_class):
+    """Adds a JSON line to the file for each log line, and for the start, the end and the next try of a worker's event."""
+    file = open(os.environ["REPORTS_FILE"], "a", encoding="utf-8")
+    lock = threading.Lock()
+
+    def report(kind, function, **fields):
+        record = {"kind": kind, "time": int(time.time() * 1000), "function": function, **fields}
+        with lock:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+    class QueuedEvent(dict):
+        """An event in Lambda's asynchronous queue. Each try of ministack gets the same object."""
+
+        tries = 0
+
+    queue_event, execute, invoke = lambda_svc.invoke_async_with_retry, lambda_svc._execute_function, worker_class.invoke
+
+    def reported_queue_event(func, event):
+        queue_event(func, QueuedEvent(event) if isinstance(event, dict) else event)
+
+    def reported_execute(func, event):
+        result = execute(func, event)
+        if isinstance(event, QueuedEvent) and "jobId" in event and result.get("error"):
+            event.tries += 1
+            if event.tries < MAX_TRIES:
+                # invoke_async_with_retry, which called this, now waits for as long.
+                wait = min(
+                    lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS * 2 ** (event.tries - 1),
+                    lambda_svc._LAMBDA_ASYNC_RETRY_MAX_SECONDS,
+                )
+                at = int((time.time() + wait) * 1000)
+                report("retry", func["config"]["FunctionName"], jobId=event["jobId"], at=at)
+        return result
+
+    def reported_invoke(self, event, request_id, **options):
+        self.request_id = request_id
+        if not (isinstance(event, dict) and "jobId" in event):
+            return invoke(self, event, request_id, **options)
+        job = {"jobId": event["jobId"], "requestId": request_id}
+        report("start", self.func_name, **job)
+        error = "The process did not start"
+        try:
+            response = invoke(self, event, request_id, **options)
+            error = response["error"] if response["status"] == "error" else None
+            return response
+        finally:
+            report("end", self.func_name, **job, error=error)
+
+    def reported_stderr(self):
+        process, lines = self._proc, self._stderr_queue
+        for line in process.stderr:
+            text = line.rstrip("\n")
+            report("line", self.func_name, requestId=self.request_id, pid=process.pid, text=text)
+            lines.put(text)
+
+    lambda_svc.invoke_async_with_retry = reported_queue_event
+    lambda_svc._execute_function = reported_execute
+    worker_class.invoke = reported_invoke
+    worker_class._read_stderr = reported_stderr
+
+
 threading.Thread(target=end_with_parent, daemon=True).start()
 
 try:
     # Not at the top, because ministack chooses its temporary folder when it is imported.
     from ministack.app import main
+    from ministack.core.lambda_runtime import Worker
+    from ministack.services import lambda_svc
 
+    report_functions(lambda_svc, Worker)
     main()
 finally:
     shutil.rmtree(scratch, ignore_errors=True)

@@ -17,10 +17,10 @@ export interface LocalAws {
   readonly port: number;
   /** The environment for child processes: Node 24 and sam on PATH, the endpoint, credentials, region. */
   readonly env: Readonly<Record<string, string>>;
-  /** The emulator's process, whose children are the functions' processes. */
-  readonly pid: number;
   /** The emulator's output, with the functions' logs. */
   readonly logFile: string;
+  /** What the functions do, as JSON lines written while they do it. See emulator.py. */
+  readonly reportsFile: string;
   /** Rejects when the emulator ends. */
   readonly ended: Promise<never>;
   /** Stops the emulator, its functions, and commands that are still running. Never throws. */
@@ -65,6 +65,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'w');
+  const reportsFile = join(scratch, 'reports.jsonl');
 
   const python = join(root, '.tools', 'ministack', isWindows ? 'Scripts/python.exe' : 'bin/python');
   const emulator = spawn(python, [join(root, 'scripts', 'local', 'emulator.py'), String(port)], {
@@ -80,6 +81,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
       IOT_MTLS_ENABLED: '0',
       SFTP_ENABLED: '0',
       PYTHONUNBUFFERED: '1',
+      REPORTS_FILE: reportsFile,
       ...options.env,
     },
     stdio: ['pipe', log, log],
@@ -110,7 +112,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
     await stop();
     throw error;
   }
-  return { endpoint, port, env, pid: emulator.pid ?? 0, logFile, ended, stop };
+  return { endpoint, port, env, logFile, reportsFile, ended, stop };
 }
 
 /**

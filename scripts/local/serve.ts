@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build, deploy, type LocalAws, type Stack, startLocalAws, typeErrors } from './localAws.ts';
+import { type PageServer, startPageServer } from './page/server.ts';
 import { follow, submit } from './sampleJob.ts';
 import { startFunctions } from './startFunctions.ts';
 import { watchSources } from './watchSources.ts';
@@ -10,8 +11,10 @@ import { watchSources } from './watchSources.ts';
 const STACK_NAME = 'async-job-processing-demo';
 const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
 const DEFAULT_PORT = 4566;
+const DEFAULT_PAGE_PORT = 4580;
 
 let aws: LocalAws | undefined;
+let pageServer: PageServer | undefined;
 let isServing = false;
 let isStopping = false;
 
@@ -32,55 +35,72 @@ for (const [signal, code] of [
 try {
   await main();
 } catch (error) {
+  pageServer?.stop();
   await aws?.stop();
   if (!isStopping) console.error(`Error: ${messageOf(error)}`);
   process.exitCode = 1;
 }
 
 async function main(): Promise<void> {
-  const { port, once, text } = readArguments();
+  const { port, pagePort, once, text } = readArguments();
   // Started before the build, so that no change is missed.
   const changes = once ? undefined : watchSources(resolve(import.meta.dirname, '..', '..'));
   const local = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
   aws = local;
-  const stack = await buildAndDeploy(local);
+  const page = await startPageServer(local, pagePort);
+  pageServer = page;
+  console.log(`Watch it at ${page.url}`);
+  await buildAndDeploy(local, page);
   let jobUrl: string | undefined;
   try {
     await start(local);
-    jobUrl = await submit(stack.baseUrl, text);
+    jobUrl = await submit(page.baseUrl, text);
     await follow(jobUrl);
   } catch (error) {
     if (changes === undefined || isStopping) throw error;
     console.error(`\nWarning: ${messageOf(error)}. The application is served anyway.`);
   }
-  if (changes === undefined) return local.stop();
+  if (changes === undefined) {
+    page.stop();
+    return local.stop();
+  }
 
   isServing = true;
-  console.log(usage(stack, local, jobUrl));
-  await Promise.race([local.ended, deployChanges(local, changes)]);
+  console.log(usage(page, local, jobUrl));
+  await Promise.race([local.ended, deployChanges(local, page, changes)]);
 }
 
-function readArguments(): { port: number; once: boolean; text: string } {
+function readArguments(): { port: number; pagePort: number; once: boolean; text: string } {
   const { values } = parseArgs({
     options: {
       once: { type: 'boolean', default: false },
       port: { type: 'string' },
+      'page-port': { type: 'string' },
       text: { type: 'string', default: SAMPLE_TEXT },
     },
   });
-  const port = Number(values.port ?? process.env['PORT'] ?? DEFAULT_PORT);
+  const port = portOf(values.port ?? process.env['PORT'] ?? DEFAULT_PORT);
+  const pagePort = portOf(values['page-port'] ?? DEFAULT_PAGE_PORT);
+  return { port, pagePort, once: values.once, text: values.text };
+}
+
+function portOf(value: string | number): number {
+  const port = Number(value);
   if (!Number.isInteger(port) || port < 1 || port > 65_535)
     throw new Error('The port must be a number from 1 to 65535');
-  return { port, once: values.once, text: values.text };
+  return port;
 }
 
 /** Also shows type errors, which stop neither the build nor the deployment. */
-async function buildAndDeploy(local: LocalAws): Promise<Stack> {
+async function buildAndDeploy(local: LocalAws, page: PageServer): Promise<void> {
   const types = typeErrors(local);
+  let stack: Stack | undefined;
+  page.deploying();
   try {
     await step('Building (sam build)', () => build(local));
-    return await step('Deploying (sam deploy)', () => deploy(local, { stackName: STACK_NAME }));
+    stack = await step('Deploying (sam deploy)', () => deploy(local, { stackName: STACK_NAME }));
   } finally {
+    page.deployed(stack);
     const errors = await types;
     if (errors !== '' && !isStopping) console.error(`Type errors (tsc -p src):\n${errors}`);
   }
@@ -91,15 +111,15 @@ function start(local: LocalAws): Promise<void> {
   return step('Starting each function once', () => startFunctions(local, STACK_NAME));
 }
 
-async function deployChanges(local: LocalAws, changes: AsyncIterable<string>): Promise<void> {
-  for await (const file of changes) await redeploy(local, file);
+async function deployChanges(local: LocalAws, page: PageServer, changes: AsyncIterable<string>): Promise<void> {
+  for await (const file of changes) await redeploy(local, page, file);
 }
 
 /** Deploys a change. If that fails, the previous version keeps running. */
-async function redeploy(local: LocalAws, file: string): Promise<void> {
+async function redeploy(local: LocalAws, page: PageServer, file: string): Promise<void> {
   const started = Date.now();
   console.log(`\n${file} has changed`);
-  const failure = await buildAndDeploy(local).then(() => undefined, messageOf);
+  const failure = await buildAndDeploy(local, page).then(() => undefined, messageOf);
   if (isStopping) return;
   if (failure !== undefined)
     return console.error(`Error: ${failure}\nNot deployed: the previous version is still served.`);
@@ -123,10 +143,15 @@ async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
   }
 }
 
-function usage({ baseUrl }: Stack, { endpoint, logFile }: LocalAws, jobUrl = `${baseUrl}/jobs/JOB_ID`): string {
+function usage(
+  { url, baseUrl }: PageServer,
+  { endpoint, logFile }: LocalAws,
+  jobUrl = `${baseUrl}/jobs/JOB_ID`,
+): string {
   const post = `curl -i -X POST '${baseUrl}/jobs' -H 'Content-Type: application/json'`;
   const body = JSON.stringify({ text: SAMPLE_TEXT });
   return `
+Watch it at ${url}
 The API is at ${baseUrl}
 
 Submit a job:
@@ -138,8 +163,8 @@ Read a job:
 Submit a job that is safe to repeat:
   ${post} -H 'Idempotency-Key: ${randomUUID()}' -d '${body}'
 
-See a job survive a crash of its worker:
-  bash scripts/crash.sh '${baseUrl}'
+Kill the worker of a job that is running, and see the job survive (also a button of the page):
+  curl -X POST '${url}/kill'
 
 Show the failed events (logs.sh and the other scripts work the same way):
   AWS_ENDPOINT_URL=${endpoint} bash scripts/redrive.sh

@@ -1,4 +1,4 @@
-/** Runs scripts/local.sh, while a stage is being edited, and scripts/crash.sh in a copy of the checkout. */
+/** Runs scripts/local.sh, while a stage is being edited, in a copy of the checkout. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -23,7 +23,7 @@ import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals
 import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { listen } from '../support/listen.ts';
-import { pollUntilEnded, request, sleep, stringField, submit } from './deployment.ts';
+import { pollUntilEnded, request, requestOnce, sleep, stringField, submit } from './deployment.ts';
 
 jest.setTimeout(300_000);
 
@@ -33,8 +33,9 @@ const checkout = join(folder, 'check out');
 const temporary = join(folder, 'tmp');
 
 /** Longer than a lease: the worker's timeout below and 5 s of clock skew. */
-const RETRIES = { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '18', LAMBDA_ASYNC_RETRY_MAX_SECONDS: '18' };
+const RETRIES = { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '20', LAMBDA_ASYNC_RETRY_MAX_SECONDS: '20' };
 const WORKER_TIMEOUT_SECONDS = 13;
+const PAGE_PORT = '4850';
 
 beforeAll(() => {
   copyProject(checkout);
@@ -97,7 +98,7 @@ async function startLocal(...args: string[]): Promise<Local> {
   const file = join(folder, `output-${port}`);
   const output = openSync(file, 'w');
   const serve = join(checkout, 'scripts', 'local', 'serve.ts');
-  const child = spawn(process.execPath, [serve, '--port', String(port), ...args], {
+  const child = spawn(process.execPath, [serve, '--port', String(port), '--page-port', PAGE_PORT, ...args], {
     env: { ...process.env, TMPDIR: temporary, ...RETRIES },
     stdio: ['ignore', output, output],
   });
@@ -127,59 +128,41 @@ async function freePort(): Promise<number> {
 }
 
 /** Waits until no process of the copy and no temporary file is left. Returns those left after some seconds. */
-const remains = () => whatIsLeft(async () => [...(await processes()), ...readdirSync(temporary)]);
-
-/** Waits until no script of the copy with such a name runs. Returns those that still run after some seconds. */
-const scriptsThatRun = (name: RegExp) => whatIsLeft(async () => (await processes()).filter((line) => name.test(line)));
+async function remains(): Promise<string[]> {
+  for (let tries = 0; ; tries += 1) {
+    const left = [...(await processes()), ...readdirSync(temporary)];
+    if (left.length === 0 || tries === 50) return left;
+    await sleep(100);
+  }
+}
 
 async function processes(): Promise<string[]> {
   const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
   return stdout.split('\n').filter((line) => line.includes(folder));
 }
 
-async function whatIsLeft(list: () => Promise<string[]>): Promise<string[]> {
-  for (let tries = 0; ; tries += 1) {
-    const left = await list();
-    if (left.length === 0 || tries === 50) return left;
-    await sleep(100);
-  }
-}
-
 const FORGOTTEN =
   "if (process.env['SUMMARY_URL'] === undefined) throw new Error('Environment variable SUMMARY_URL is not set');";
 
-const TYPE_ERROR = /\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\.ts\(\d+,\d+\): error TS2322: /;
+const TYPE_ERROR = /\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\/index\.ts\(\d+,\d+\): error TS2322: /;
 
 /** Windows has neither ps nor signals. */
 const describeOnPosix = process.platform === 'win32' ? describe.skip : describe;
 
 describeOnPosix('help', () => {
-  test.each(['local.sh', 'test.sh', 'crash.sh', 'poll.sh'])(
-    '%s --help says in a few lines what it does',
-    async (name) => {
-      const long = await script(name, ['--help']);
+  test.each(['local.sh', 'test.sh', 'poll.sh'])('%s --help says in a few lines what it does', async (name) => {
+    const long = await script(name, ['--help']);
 
-      expect(long).toMatchObject({ code: 0, stderr: '' });
-      expect(long.stdout).toMatch(new RegExp(`^Usage: bash scripts/${name}.*\n(?:.+\n){1,5}$`));
-      expect(await script(name, ['-h'])).toEqual(long);
-    },
-  );
+    expect(long).toMatchObject({ code: 0, stderr: '' });
+    expect(long.stdout).toMatch(new RegExp(`^Usage: bash scripts/${name}.*\n(?:.+\n){1,5}$`));
+    expect(await script(name, ['-h'])).toEqual(long);
+  });
 
   test.each([
     ['local.sh', ['--bogus'], "Error: unknown argument '--bogus'; see --help\n"],
     ['local.sh', ['--text'], 'Error: --text needs a value; see --help\n'],
   ])('%s refuses %j', async (name, args, stderr) => {
     expect(await script(name, args)).toEqual({ code: 1, stdout: '', stderr });
-  });
-
-  test('crash.sh accepts only the URL of a local AWS', async () => {
-    for (const args of [
-      [],
-      ['https://abc.execute-api.us-east-1.amazonaws.com/Prod'],
-      [`http://abc.execute-api.localhost:1/Prod`, '4'],
-    ]) {
-      expect(await script('crash.sh', args)).toMatchObject({ code: 2, stderr: expect.stringMatching(/^Usage: /) });
-    }
   });
 
   test.each(['test', 'load'])('npm run %s without the npm packages says what to do', async (name) => {
@@ -261,7 +244,7 @@ describeOnPosix('local.sh', () => {
 
     const output = await local.read(/Not deployed: .*\n/);
 
-    expect(output).toMatch(/\[ERROR\] .*\n\n +stages\.ts:\d+/);
+    expect(output).toMatch(/\[ERROR\] .*\n\n +stages\/index\.ts:\d+/);
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
   });
 
@@ -286,24 +269,17 @@ describeOnPosix('local.sh', () => {
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'third' } } });
   });
 
-  test('crash.sh kills the first attempt of a job, and the job ends as DONE', async () => {
-    const { code, stdout } = await script('crash.sh', [baseUrl]);
+  test('POST /kill kills every attempt of a job, the job ends as ERROR, and redrive.sh lists its event', async () => {
+    const jobId = stringField(await submit(baseUrl, 'a text'), 'jobId');
+    const killing = setInterval(() => {
+      void request(`${new URL(baseUrl).origin}/kill?jobId=${jobId}`, { method: 'POST' });
+    }, 500);
 
-    expect(stdout).toMatch(
-      / s {2}(?:PENDING|IN_PROGRESS)\n(?:.*\n)*? +killed attempt 1\n(?:.*\n)*? *\d{2} s {2}DONE\n/,
-    );
-    expect(code).toBe(0);
-  });
+    const { end } = await pollUntilEnded(baseUrl, jobId, 120_000).finally(() => clearInterval(killing));
 
-  test('crash.sh kills every attempt of a job, the job ends as ERROR, and redrive.sh lists its event', async () => {
-    const { code, stdout } = await script('crash.sh', [baseUrl, '3']);
-
-    expect(stdout).toContain('killed attempt 3\n');
-    const job: { jobId: string } = JSON.parse(stdout.slice(stdout.indexOf('{')));
-    expect(job).toMatchObject({ errorMessage: 'Processing failed: all 3 attempts ended without a result' });
-    expect(code).toBe(1);
+    expect(end.json).toMatchObject({ errorMessage: 'Processing failed: all 3 attempts ended without a result' });
     const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
-    const { stdout: logs } = await script('logs.sh', [job.jobId], { AWS_ENDPOINT_URL });
+    const { stdout: logs } = await script('logs.sh', [jobId], { AWS_ENDPOINT_URL });
     expect(logs.match(/Attempt started .* attempt=\d| NOTE .*/g)).toEqual(
       [1, 2, 3].flatMap((attempt) => [
         expect.stringMatching(`^Attempt started .* attempt=${attempt}$`),
@@ -311,23 +287,28 @@ describeOnPosix('local.sh', () => {
       ]),
     );
     const listed = await script('redrive.sh', [], { AWS_ENDPOINT_URL });
-    expect(listed.stdout).toMatch(
-      new RegExp(`^${job.jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'),
-    );
+    expect(listed.stdout).toMatch(new RegExp(`^${jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'));
   });
 
-  test('crash.sh leaves nothing running if it is stopped', async () => {
-    const child = spawn('bash', [join(checkout, 'scripts', 'crash.sh'), baseUrl, '2'], {
-      stdio: ['ignore', 'pipe', 'inherit'],
+  test('keeps the URL, at which no GET fails, while a new route makes the emulator create another API', async () => {
+    const apiId = async () => {
+      const response = await request(`http://127.0.0.1:${local.port}/restapis`);
+      return /"id": "(\w+)"/.exec(response.text)?.[1];
+    };
+    const before = await apiId();
+    let isDeployed = false;
+    const route = '{ Type: Api, Properties: { RestApiId: !Ref JobsApi, Path: "/again/{jobId}", Method: GET } }';
+    edit('template.yaml', /\n( +)(GetJob:\n +Type: Api\n)/, `\n$1Again: ${route}\n$1$2`);
+    const deployed = local.read(/Deployed after .*\n/).finally(() => {
+      isDeployed = true;
     });
-    let output = '';
-    child.stdout.on('data', (chunk: Buffer) => (output += chunk));
-    while (!output.includes('killed attempt 1') && child.exitCode === null) await sleep(100);
+    const statuses = new Set<number>();
+    while (!isDeployed) statuses.add((await requestOnce(firstJob)).status);
 
-    child.kill('SIGTERM');
-    await once(child, 'exit');
-
-    expect(await scriptsThatRun(/crash|poll/)).toEqual([]);
+    expect(await deployed).toContain('template.yaml has changed');
+    expect(await apiId()).not.toBe(before);
+    expect(statuses).toEqual(new Set([200]));
+    expect((await request(firstJob.replace('/jobs/', '/again/'))).json).toMatchObject({ status: 'ERROR' });
   });
 
   test("the operator's scripts work on it without a .env", async () => {

@@ -7,7 +7,9 @@ const root = join(__dirname, '../..');
 const read = (page: string) => readFileSync(join(root, page), 'utf8');
 const pages = [
   'README.md',
-  ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
+  ...readdirSync(join(root, 'docs'))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
   '.github/CONTRIBUTING.md',
   '.github/SECURITY.md',
 ];
