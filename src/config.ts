@@ -5,6 +5,9 @@ export function requireEnv(name: string): string {
   return value;
 }
 
+/** The value of an environment variable, or an empty string if it is absent. */
+export const optionalEnv = (name: string): string => process.env[name] ?? '';
+
 /**
  * The value of an environment variable in whole seconds. Throws an Error that names the variable if
  * it is absent or not a positive whole number.

@@ -18,6 +18,8 @@ export type Outcome =
 
 interface CommonFields {
   readonly jobId: string;
+  /** The caller that created the job. Only this caller may read it. Absent if the API has no sign-in. */
+  readonly owner?: string;
   /** Well-formed Unicode, trimmed, at most {@link MAX_TEXT_BYTES}. */
   readonly text: string;
   readonly createdAt: number;
@@ -43,20 +45,17 @@ export interface Lease {
 }
 
 /**
- * The maximum size of a text in bytes as JSON, where a control character takes six. With the sample
- * stages every job then fits in a DynamoDB item of 400 KiB: the keywords are distinct words of the text,
- * and lower case makes UTF-8 longer by half at most (U+023A, from 2 bytes to 3). Text and keywords
- * take at most 128 + 192 KiB, and everything else less than 2 KiB. A GET then returns at most 322 KiB,
- * or with other stages 507 KiB: 21 KiB of control characters and a result that fills the item.
+ * The maximum size of a text in bytes as JSON. Text and results of the sample stages then fit in a DynamoDB
+ * item: "the result for the longest text fits in an item with the text" in tests/unit/stages/samples.test.ts.
  */
 export const MAX_TEXT_BYTES = 128 * 1024;
 
 /** The size of a text in bytes as JSON, without the quotes. */
 export const sizeAsJson = (text: string): number => Buffer.byteLength(JSON.stringify(text)) - 2;
 
-/** Whether a job with this text and result fits in a DynamoDB item. Everything else takes less than 1 KiB. */
-export const fitsItem = (text: string, result: string): boolean =>
-  Buffer.byteLength(text) + Buffer.byteLength(result) <= 399 * 1024;
+/** Whether a job with this result fits in a DynamoDB item. All other attributes take less than 1 KiB. */
+export const fitsItem = ({ text, owner = '' }: Pick<Job, 'text' | 'owner'>, result: string): boolean =>
+  Buffer.byteLength(text) + Buffer.byteLength(owner) + Buffer.byteLength(result) <= 399 * 1024;
 
 /** How long a job and its idempotency key are kept. */
 const RETENTION_SECONDS = 7 * 24 * 60 * 60;
@@ -75,26 +74,31 @@ export const CLOCK_SKEW_SECONDS = 5;
 /** Milliseconds as whole seconds, rounded down. */
 export const unixSeconds = (milliseconds: number): number => Math.floor(milliseconds / 1000);
 
+/** createJob sends the event within this time after `createdAt`: its `Timeout` in template.yaml. */
+export const SUBMIT_SECONDS = 28;
+
 /**
  * A new job.
  *
  * @param lifetimes in seconds, from template.yaml. Lambda delivers an event for the last time within
- *   `maxEventAge`, and that invocation can take up to `workerTimeout`.
+ *   `maxEventAge` after createJob has sent it, and that invocation can take up to `workerTimeout`.
  */
 export function newJob(
   jobId: string,
   text: string,
   now: number,
   lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number },
+  owner?: string,
 ): Job {
   return {
     jobId,
+    ...(owner === undefined ? {} : { owner }),
     status: 'PENDING',
     text,
     createdAt: now,
     updatedAt: now,
     expiresAt: now + RETENTION_SECONDS,
-    deadline: now + lifetimes.maxEventAge + lifetimes.workerTimeout,
+    deadline: now + SUBMIT_SECONDS + lifetimes.maxEventAge + lifetimes.workerTimeout,
     attempt: 0,
   };
 }
@@ -121,12 +125,15 @@ export const HAS_ATTEMPTS_LEFT = 'attempt < :maxAttempts';
 const isBeforeDeadline = (job: Job, now: number): boolean => job.deadline > now;
 export const IS_BEFORE_DEADLINE = 'deadline > :now';
 
-/** How long a client should wait before the next poll, in seconds: a quarter of the job's age, from 1 to 30. */
-export const retryAfter = (job: Job, now: number): number =>
-  Math.min(Math.max(1, Math.floor((now - job.createdAt) / 4)), 30);
-
 /** Whether the job has reached DONE or ERROR. */
 export const isEnded = (job: Job): boolean => job.status === 'DONE' || job.status === 'ERROR';
+
+/**
+ * How long a client should wait before the next GET, in seconds: a quarter of the job's age, from 1 to 30.
+ * Undefined once the job has ended.
+ */
+export const retryAfter = (job: Job, now: number): number | undefined =>
+  isEnded(job) ? undefined : Math.min(Math.max(1, Math.floor((now - job.createdAt) / 4)), 30);
 
 /**
  * What can happen to a job next:

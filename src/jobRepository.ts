@@ -212,6 +212,7 @@ export function parseJob(item: unknown): Job {
   };
   const common = {
     jobId: string('jobId'),
+    ...(attributes.has('owner') ? { owner: string('owner') } : {}),
     text: string('text'),
     createdAt: integer('createdAt'),
     updatedAt: integer('updatedAt'),

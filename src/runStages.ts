@@ -1,4 +1,4 @@
-import { fitsItem, type Outcome } from './job.ts';
+import { fitsItem, type Job, type Outcome } from './job.ts';
 import { type Stage, type StageContext, StageError } from './stages/stage.ts';
 import { logError, logger } from './telemetry.ts';
 
@@ -23,7 +23,7 @@ interface RunOptions {
  */
 export async function runStages(
   stages: readonly Stage[],
-  job: { readonly jobId: string; readonly text: string },
+  job: Pick<Job, 'jobId' | 'text' | 'owner'>,
   { signal, checkTime, running, clock }: RunOptions,
 ): Promise<Outcome> {
   const { jobId, text } = job;
@@ -53,7 +53,7 @@ export async function runStages(
   }
   // Built from each stage's JSON, because encoding all results again could overflow the stack.
   const result = `{${members.join()}}`;
-  if (fitsItem(text, result)) return { status: 'DONE', result };
+  if (fitsItem(job, result)) return { status: 'DONE', result };
   logger.error('Result too large', { outcome: 'failed' });
   return { status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' };
 }

@@ -405,7 +405,7 @@ test('an Idempotency-Key that was used with a different text is refused with 422
 
   const answer = await submit(baseUrl, 'another text', { 'Idempotency-Key': key });
 
-  expectError(answer, 422, "Header 'Idempotency-Key' was used before with another text");
+  expectError(answer, 422, "Header 'Idempotency-Key' was already used with a different text");
   expect((await getJob(baseUrl, jobId)).json).toMatchObject({ text: 'the first text' });
 });
 

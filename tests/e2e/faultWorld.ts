@@ -3,7 +3,7 @@ import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DeleteMessageCommand, ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { clientOptions, startLocalAws } from '../../scripts/local/localAws.ts';
-import { CLOCK_SKEW_SECONDS } from '../../src/job.ts';
+import { CLOCK_SKEW_SECONDS, SUBMIT_SECONDS } from '../../src/job.ts';
 import { type Answer, requestOnce, sleep } from './deployment.ts';
 import { type Call, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
 import { limiter, Watcher } from './jobWatcher.ts';
@@ -14,9 +14,9 @@ import { deployTestStack } from './testStack.ts';
 const WORKER_TIMEOUT_SECONDS = 13;
 export const RETRY_DELAY_SECONDS = WORKER_TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS + 2;
 const MAX_EVENT_AGE_SECONDS = 80;
-export const DEADLINE_SECONDS = MAX_EVENT_AGE_SECONDS + WORKER_TIMEOUT_SECONDS;
+export const DEADLINE_SECONDS = SUBMIT_SECONDS + MAX_EVENT_AGE_SECONDS + WORKER_TIMEOUT_SECONDS;
 /** The guaranteed bound: every attempt starts before the deadline, and its lease has expired by this time. */
-export const BOUND_SECONDS = MAX_EVENT_AGE_SECONDS + 2 * WORKER_TIMEOUT_SECONDS + 2 * CLOCK_SKEW_SECONDS;
+export const BOUND_SECONDS = DEADLINE_SECONDS + WORKER_TIMEOUT_SECONDS + 2 * CLOCK_SKEW_SECONDS;
 
 /** An outer limit, for a busy machine. */
 export const LIMIT_MS = 600_000;

@@ -115,6 +115,8 @@ export class SimulatedWorld implements Knowledge {
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
       startWorker: (jobId) => this.#invoke(invocation, jobId),
       lifetimes: LIFETIMES,
+      expectedJobSeconds: 5,
+      corsOrigin: '',
       idNamespace: this.#run,
       newId: () => this.#newId(),
       clock: () => this.now + invocation.skew,
@@ -142,6 +144,7 @@ export class SimulatedWorld implements Knowledge {
     this.#log(invocation, `${this.#track(jobId).name}, clock +${skew} ms`);
     const handle = buildGetJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
+      corsOrigin: '',
       clock: () => this.now + invocation.skew,
     });
     const before = { ...this.#track(jobId) };

@@ -18,6 +18,8 @@ Object.assign(process.env, {
   WORKER_FUNCTION_NAME: 'WorkerFunction',
   WORKER_MAX_EVENT_AGE_SECONDS: '21600',
   WORKER_TIMEOUT_SECONDS: '30',
+  EXPECTED_JOB_SECONDS: '5',
+  CORS_ORIGIN: '',
   JOB_ID_NAMESPACE: 'arn:aws:cloudformation:us-east-1:123456789012:stack/test/00000000-0000-4000-8000-000000000000',
   POWERTOOLS_SERVICE_NAME: 'test',
   // Makes Powertools log through the global console, which tests can capture.

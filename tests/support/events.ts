@@ -66,6 +66,11 @@ export function getJobEvent(jobId: string): APIGatewayProxyEvent {
   });
 }
 
+/** The event of the same request, sent by a user who has signed in with Cognito. */
+export function signedIn(event: APIGatewayProxyEvent, subject: string): APIGatewayProxyEvent {
+  return { ...event, requestContext: { ...event.requestContext, authorizer: { claims: { sub: subject } } } };
+}
+
 /** The message of an error response. Throws if the body is not exactly `{"error": ...}`. */
 export function errorOf(response: APIGatewayProxyResult): string {
   const body: unknown = JSON.parse(response.body);

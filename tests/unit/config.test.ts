@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from '@jest/globals';
-import { requireEnv, requireSeconds } from '../../src/config.ts';
+import { optionalEnv, requireEnv, requireSeconds } from '../../src/config.ts';
 
 const NAME = 'CONFIG_TEST_VARIABLE';
 
@@ -11,6 +11,12 @@ test('requireEnv returns the value unchanged', () => {
   process.env[NAME] = ' a value ';
 
   expect(requireEnv(NAME)).toBe(' a value ');
+});
+
+test('optionalEnv returns the value, or an empty string if there is none', () => {
+  expect(optionalEnv(NAME)).toBe('');
+  process.env[NAME] = 'https://www.example.com';
+  expect(optionalEnv(NAME)).toBe('https://www.example.com');
 });
 
 test('an absent or empty variable throws an error that names it', () => {

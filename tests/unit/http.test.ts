@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { HttpError, httpHandler, json } from '../../src/http.ts';
+import { callerOf, HttpError, httpHandler, json } from '../../src/http.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
-import { postJobEvent } from '../support/events.ts';
+import { postJobEvent, signedIn } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
 let log: readonly string[];
@@ -13,7 +13,7 @@ afterEach(() => {
 });
 
 const failing = (error: unknown) =>
-  httpHandler('POST', () => Promise.reject(error))(postJobEvent(null), lambdaContext());
+  httpHandler('POST', '', () => Promise.reject(error))(postJobEvent(null), lambdaContext());
 
 test('json() returns a JSON response with additional headers', () => {
   expect(json(200, { b: 1, a: 'é' }, { 'X-Own': '1' })).toEqual({
@@ -27,7 +27,7 @@ test('json() returns a JSON response with additional headers', () => {
 test('the response to a request is returned unchanged', async () => {
   const response = json(200, { ok: true });
 
-  const result = await httpHandler('POST', async () => response)(postJobEvent(null), lambdaContext());
+  const result = await httpHandler('POST', '', async () => response)(postJobEvent(null), lambdaContext());
 
   expect(result).toEqual(response);
 });
@@ -36,7 +36,7 @@ test('another method gets 405, and the request is not handled', async () => {
   const respond = jest.fn(async () => json(200, {}));
   const event = { ...postJobEvent('{"text": "a"}'), httpMethod: 'PATCH' };
 
-  const response = await httpHandler('POST', respond)(event, lambdaContext());
+  const response = await httpHandler('POST', '', respond)(event, lambdaContext());
 
   expect(response).toEqual({
     statusCode: 405,
@@ -55,7 +55,9 @@ test('the common headers are added to every response', async () => {
   ];
 
   for (const respond of responders) {
-    expect(await httpHandler('POST', respond, headers)(postJobEvent(null), lambdaContext())).toMatchObject({ headers });
+    expect(await httpHandler('POST', '', respond, headers)(postJobEvent(null), lambdaContext())).toMatchObject({
+      headers,
+    });
   }
 });
 
@@ -124,5 +126,83 @@ describe('any other error', () => {
     await failing(new Error('no'));
 
     expect(log.join()).not.toContain('earlier job');
+  });
+});
+
+describe('pages of an allowed origin', () => {
+  const ORIGIN = 'https://www.example.com';
+  const respond = async () => json(202, {}, { Location: '/jobs/1' });
+  const handle = (httpMethod: string, work: () => Promise<ReturnType<typeof json>> = respond, origin = ORIGIN) =>
+    httpHandler('POST', origin, work)({ ...postJobEvent(null), httpMethod }, lambdaContext());
+
+  test.each([
+    ['a response', 202, 'POST', respond],
+    ['an error of the client', 400, 'POST', () => Promise.reject(new HttpError(400, 'No'))],
+    ['a server error', 500, 'POST', () => Promise.reject(new Error('broken'))],
+    ['another method', 405, 'PUT', respond],
+  ])('pages of the allowed origin can read %s', async (_what, statusCode, method, work) => {
+    const response = await handle(method, work);
+
+    expect(response).toMatchObject({
+      statusCode,
+      headers: { 'Access-Control-Allow-Origin': ORIGIN, 'Access-Control-Expose-Headers': 'Location, Retry-After' },
+    });
+  });
+
+  test('a preflight request is answered without being handled', async () => {
+    const work = jest.fn(respond);
+
+    const response = await handle('OPTIONS', work);
+
+    expect(response).toEqual({
+      statusCode: 204,
+      headers: {
+        'Access-Control-Allow-Origin': ORIGIN,
+        'Access-Control-Allow-Methods': 'POST',
+        'Access-Control-Allow-Headers':
+          'Content-Type, Idempotency-Key, Authorization, x-api-key, X-Amz-Date, X-Amz-Security-Token',
+        'Access-Control-Max-Age': '600',
+        'Access-Control-Expose-Headers': 'Location, Retry-After',
+      },
+      body: '',
+    });
+    expect(work).not.toHaveBeenCalled();
+  });
+
+  test('without an allowed origin, OPTIONS gets 405, and no response has CORS headers', async () => {
+    const responses = [await handle('OPTIONS', respond, ''), await handle('POST', respond, '')];
+
+    expect(responses.map(({ statusCode }) => statusCode)).toEqual([405, 202]);
+    expect(JSON.stringify(responses)).not.toContain('Access-Control');
+  });
+});
+
+describe('the caller', () => {
+  const event = postJobEvent('{}');
+  const withIdentity = (identity: Partial<typeof event.requestContext.identity>, authorizer: object | null = null) => ({
+    ...event,
+    requestContext: {
+      ...event.requestContext,
+      authorizer,
+      identity: { ...event.requestContext.identity, ...identity },
+    },
+  });
+  const ROLE = 'arn:aws:sts::123456789012:assumed-role/Role/alice';
+
+  test.each([
+    ['nobody without a sign-in', event, undefined],
+    ['the subject of a Cognito token', signedIn(event, 'alice'), 'user:alice'],
+    ['the principal of a Lambda authorizer', withIdentity({}, { principalId: 'alice' }), 'user:alice'],
+    ['the AWS identity that signed the request', withIdentity({ userArn: ROLE }), `iam:${ROLE}`],
+    [
+      'the identity in a Cognito identity pool, whose users share a role',
+      withIdentity({ userArn: ROLE, cognitoIdentityId: 'us-east-1:1' }),
+      'iam:us-east-1:1',
+    ],
+    ["the API key's id", withIdentity({ apiKeyId: 'k1' }), 'key:k1'],
+    ['the user, if there is an API key too', withIdentity({ apiKeyId: 'k1' }, { principalId: 'alice' }), 'user:alice'],
+    ['nobody, if an authorizer names no principal', withIdentity({}, { claims: null, principalId: '' }), undefined],
+  ])('the caller is %s', (_who, request, caller) => {
+    expect(callerOf(request)).toBe(caller);
   });
 });

@@ -20,7 +20,7 @@ const held: Job = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresA
 const done: Job = { ...pending, status: 'DONE', attempt: 1, result: '{}' };
 const failed: Job = { ...pending, status: 'ERROR', attempt: 1, errorMessage: 'no' };
 
-test('a new job is PENDING with no attempts, and its deadline allows for the maximum event age and one attempt', () => {
+test('a new job is PENDING with no attempts, and its deadline allows for a slow POST, the maximum event age and one attempt', () => {
   expect(pending).toEqual({
     jobId: 'id',
     status: 'PENDING',
@@ -28,7 +28,7 @@ test('a new job is PENDING with no attempts, and its deadline allows for the max
     createdAt: 1000,
     updatedAt: 1000,
     expiresAt: 1000 + 604_800,
-    deadline: 1630,
+    deadline: 1000 + 28 + 600 + 30,
     attempt: 0,
   });
 });
@@ -45,9 +45,12 @@ test.each([
   expect(sizeAsJson(text)).toBe(bytes);
 });
 
-test('text and result fit in an item if they take at most 399 KiB together', () => {
-  expect(fitsItem('é', 'x'.repeat(399 * 1024 - 2))).toBe(true);
-  expect(fitsItem('é', 'x'.repeat(399 * 1024 - 1))).toBe(false);
+test('text, owner and result fit in an item if they take at most 399 KiB together', () => {
+  const result = 'x'.repeat(399 * 1024 - 2);
+
+  expect(fitsItem({ text: 'é' }, result)).toBe(true);
+  expect(fitsItem({ text: 'éx' }, result)).toBe(false);
+  expect(fitsItem({ text: 'é', owner: 'x' }, result)).toBe(false);
 });
 
 test.each([
@@ -79,7 +82,7 @@ test.each([
   (age, reads) => {
     let now = pending.createdAt;
     let count = 1;
-    for (; now < pending.createdAt + age; count += 1) now += retryAfter(pending, now);
+    for (; now < pending.createdAt + age; count += 1) now += retryAfter(pending, now) ?? Number.NaN;
 
     expect(count).toBe(reads);
     expect(now - pending.createdAt - age).toBeLessThanOrEqual(Math.max(1, age / 4));
@@ -91,6 +94,11 @@ test.each([
   [10_001, 11 + CLOCK_SKEW_SECONDS],
 ])('the lease of an invocation that is killed at %i ms expires at %i s', (killedAt, expiresAt) => {
   expect(newLease('token', killedAt)).toEqual({ token: 'token', expiresAt });
+});
+
+test('no client has to read a job again that has ended', () => {
+  expect(retryAfter(done, 2000)).toBeUndefined();
+  expect(retryAfter(failed, 2000)).toBeUndefined();
 });
 
 test('only DONE and ERROR are final', () => {

@@ -581,6 +581,11 @@ describe('parseJob', () => {
     expect(parseJob(item)).toEqual(item);
   });
 
+  test('parseJob keeps the owner, which must be a string', () => {
+    expect(parseJob({ ...pending, owner: 'user:alice' })).toEqual({ ...pending, owner: 'user:alice' });
+    expect(() => parseJob({ ...pending, owner: 5 })).toThrow('Job record has no valid owner');
+  });
+
   test('parseJob drops unknown attributes and those of an earlier status', () => {
     expect(parseJob({ ...pending, extra: 1 })).toEqual(pending);
     expect(parseJob({ ...done, leaseToken: 'token', leaseExpiresAt: 1035, errorMessage: 'no' })).toEqual(done);

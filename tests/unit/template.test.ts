@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/jobsTable.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
-import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS } from '../../src/job.ts';
+import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS, SUBMIT_SECONDS } from '../../src/job.ts';
 import { at, nodeAt, readTemplate } from '../support/template.ts';
 
 const template = readTemplate();
@@ -31,7 +31,7 @@ const FUNCTIONS = [
 ];
 
 test.each(FUNCTIONS)('%s has every variable that its handler requires, and its own handler', (name, handler) => {
-  const required = [...sourceOf(handler).matchAll(/require(?:Env|Seconds)\('(\w+)'\)/g)].map(
+  const required = [...sourceOf(handler).matchAll(/(?:require(?:Env|Seconds)|optionalEnv)\('(\w+)'\)/g)].map(
     ([, variable]) => variable,
   );
 
@@ -109,6 +109,10 @@ test('createJob and getJob respond before Lambda or API Gateway gives up, howeve
   }
 });
 
+test('the deadline of a job includes the time that its POST may take', () => {
+  expect(at(template, 'Globals', 'Function', 'Timeout')).toBe(SUBMIT_SECONDS);
+});
+
 test('ids made from idempotency keys depend on a value that clients do not know', () => {
   expect(variablesOf('CreateJobFunction')).toMatchObject({ JOB_ID_NAMESPACE: { Ref: 'AWS::StackId' } });
 });
@@ -148,13 +152,18 @@ test('every resource that holds data is deleted with the stack', () => {
   );
 });
 
-test("API Gateway's own responses have the same form as the functions' and the right status", () => {
+test("API Gateway's own responses have the right status, and the same form and CORS headers as the functions'", () => {
   const responses = nodeAt(properties('JobsApi'), 'GatewayResponses');
+  const ifCors = (value: unknown) => ({ 'Fn::If': ['HasCorsOrigin', value, { Ref: 'AWS::NoValue' }] });
   const statuses = Object.entries(responses).map(([name, response]) => {
     const body = at(response, 'ResponseTemplates', 'application/json');
     // API Gateway replaces the variable with a JSON string.
     const filled: unknown = JSON.parse(String(body).replace('$context.error.messageString', '"why"'));
     expect(filled).toEqual({ error: expect.any(String) });
+    expect(at(response, 'ResponseParameters', 'Headers')).toMatchObject({
+      'Access-Control-Allow-Origin': ifCors({ 'Fn::Sub': expect.stringMatching(/^'\$\{CorsOrigin\}'$/) }),
+      'Access-Control-Expose-Headers': ifCors("'Retry-After'"),
+    });
     return [name, nodeAt(responses, name)['StatusCode']];
   });
 

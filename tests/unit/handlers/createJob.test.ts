@@ -9,7 +9,7 @@ import { documentClient, workerStarter } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/createJob.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
-import { apiEvent, errorOf, postJobEvent } from '../../support/events.ts';
+import { apiEvent, errorOf, postJobEvent, signedIn } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
@@ -22,7 +22,7 @@ const STORED = {
   createdAt: NOW,
   updatedAt: NOW,
   expiresAt: NOW + 604_800,
-  deadline: NOW + 21_630,
+  deadline: NOW + 21_658,
   attempt: 0,
 };
 
@@ -50,6 +50,8 @@ function post(event: APIGatewayProxyEvent, idNamespace = 'stack') {
     startWorker: workerStarter('WorkerFunction'),
     lifetimes: { maxEventAge: 21_600, workerTimeout: 30 },
     idNamespace,
+    expectedJobSeconds: 5,
+    corsOrigin: '',
     newId: () => JOB_ID,
     clock: () => NOW * 1000 + 999,
   })(event, lambdaContext());
@@ -69,7 +71,7 @@ describe('an accepted job', () => {
 
     expect(response).toEqual({
       statusCode: 202,
-      headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
+      headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '5' },
       body: `{"jobId":"${JOB_ID}","status":"PENDING","message":"${MESSAGE}"}`,
     });
   });
@@ -112,6 +114,12 @@ describe('an accepted job', () => {
     expect(response.headers?.['Location']).toBe(`${location}/${JOB_ID}`);
   });
 
+  test('a job is stored with its owner if the caller has signed in', async () => {
+    await post(signedIn(postJobEvent('{"text": "a text"}'), 'alice'));
+
+    expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toEqual({ ...STORED, owner: 'user:alice' });
+  });
+
   test('an accepted job is counted, and logged with its id and without its text', async () => {
     await post(postJobEvent('{"text": "a secret of mine"}'));
 
@@ -134,7 +142,7 @@ describe('the deployed handler', () => {
 
     const item = dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item;
 
-    expect(Number(item?.['deadline']) - Number(item?.['createdAt'])).toBe(21_630);
+    expect(Number(item?.['deadline']) - Number(item?.['createdAt'])).toBe(21_658);
     expect(Math.abs(Number(item?.['createdAt']) - Date.now() / 1000)).toBeLessThan(60);
   });
 });
@@ -170,7 +178,7 @@ describe('a job whose worker cannot be started', () => {
 
     expect(response).toMatchObject({
       statusCode: 202,
-      headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '1' },
+      headers: { Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '5' },
     });
     expect(JSON.parse(response.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
     expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
@@ -230,11 +238,30 @@ describe('an idempotency key', () => {
 
     expect(response).toEqual({
       statusCode: 202,
-      headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${jobId}`, 'Retry-After': '1' },
+      headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${jobId}` },
       body: JSON.stringify({ jobId, status: 'DONE', message: MESSAGE }),
     });
     expect(lambda.calls()).toEqual([]);
     expect(metricsIn(log)).toEqual({});
+  });
+
+  test('a repeated POST gets the Retry-After that a GET would get', async () => {
+    const lease = { status: 'IN_PROGRESS', attempt: 1, leaseToken: 'token', leaseExpiresAt: NOW + 30 };
+    dynamodb.on(PutCommand).rejects(conditionFailed);
+    dynamodb.on(GetCommand).resolves({ Item: { ...STORED, createdAt: NOW - 12, ...lease } });
+
+    const response = await post(keyed('key'));
+
+    expect(response).toMatchObject({ statusCode: 202, headers: { 'Retry-After': '3' } });
+  });
+
+  test('the same key of another caller yields another id', async () => {
+    const events = [keyed('key'), signedIn(keyed('key'), 'alice'), signedIn(keyed('key'), 'bob')];
+
+    const ids = await Promise.all(events.map(async (event) => idOf((await post(event)).body)));
+
+    expect(ids.every((id) => validate(id) && version(id) === 4)).toBe(true);
+    expect(new Set(ids).size).toBe(3);
   });
 
   test('an idempotency key with a different text is rejected', async () => {
@@ -246,7 +273,7 @@ describe('an idempotency key', () => {
     expect(response).toEqual({
       statusCode: 422,
       headers: { 'Content-Type': 'application/json' },
-      body: '{"error":"Header \'Idempotency-Key\' was used before with another text"}',
+      body: '{"error":"Header \'Idempotency-Key\' was already used with a different text"}',
     });
     expect(lambda.calls()).toEqual([]);
   });

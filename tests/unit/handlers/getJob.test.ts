@@ -1,13 +1,14 @@
 import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { mockClient } from 'aws-sdk-client-mock';
 import { documentClient } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/getJob.ts';
 import { type Job, newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
-import { apiEvent, errorOf, getJobEvent } from '../../support/events.ts';
+import { apiEvent, errorOf, getJobEvent, signedIn } from '../../support/events.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
 const NOW = 1_700_000_000;
@@ -35,11 +36,14 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-const get = (jobId: string, now = NOW) =>
-  buildHandler({ repository: new JobRepository(documentClient(), 'JobsTable'), clock: () => now * 1000 + 999 })(
-    getJobEvent(jobId),
-    lambdaContext(),
-  );
+const get = (jobId: string, now = NOW) => getBy(getJobEvent(jobId), now);
+
+const getBy = (event: APIGatewayProxyEvent, now = NOW) =>
+  buildHandler({
+    repository: new JobRepository(documentClient(), 'JobsTable'),
+    corsOrigin: '',
+    clock: () => now * 1000 + 999,
+  })(event, lambdaContext());
 
 const HEAD = `{"jobId":"${JOB_ID}","status"`;
 const BODY = `"text":"a secret of mine","createdAt":${NOW},"updatedAt":${NOW}`;
@@ -114,6 +118,32 @@ describe('a job', () => {
     const response = await get(JOB_ID, done.expiresAt);
 
     expect(response).toMatchObject({ statusCode: 404 });
+  });
+});
+
+describe('a job with an owner', () => {
+  const owned = { ...pending, owner: 'user:alice' };
+
+  test('a job is returned to its owner, without the owner', async () => {
+    dynamodb.on(GetCommand).resolves({ Item: owned });
+
+    const response = await getBy(signedIn(getJobEvent(JOB_ID), 'alice'));
+
+    expect(response).toMatchObject({ statusCode: 200, body: `${HEAD}:"PENDING",${BODY}}` });
+  });
+
+  test.each([
+    ['another user', owned, signedIn(getJobEvent(JOB_ID), 'bob')],
+    ['a caller who has not signed in', owned, getJobEvent(JOB_ID)],
+    ['a signed-in user, if the job has no owner', pending, signedIn(getJobEvent(JOB_ID), 'bob')],
+  ])('a job does not exist for %s', async (_who, job, event) => {
+    dynamodb.on(GetCommand).resolvesOnce({}).resolves({ Item: job });
+    const unknown = await getBy(event);
+
+    const response = await getBy(event);
+
+    expect(response).toEqual(unknown);
+    expect(response.statusCode).toBe(404);
   });
 });
 
