@@ -228,8 +228,7 @@ describe('a sign-in', () => {
   });
 
   test.each<[string, string, number[], (stack: Stack, caller: string) => Promise<string>]>([
-    // The emulator checks no signatures, so it refuses nobody.
-    ['an AWS identity', iam, [202, 202, 404], (_stack, caller) => newIdentity(caller)],
+    ['an AWS identity', iam, [403, 403, 403], (_stack, caller) => newIdentity(caller)],
     ['a signed-in user', cognito, [401, 401, 401], ({ outputs }, caller) => signIn(outputs, caller)],
   ])(
     'with %s, callers have their own jobs and keys, and browsers can call the API',
