@@ -39,7 +39,7 @@ describe('a call that gets no response', () => {
   test.each([
     ['DynamoDB', () => repository().find('id', 0)],
     ['Lambda', () => workerStarter('WorkerFunction')('id')],
-  ])('from %s is tried twice and fails within its budget', async (_service, call) => {
+  ])('a call to %s that gets no response is tried twice and fails within its budget', async (_service, call) => {
     const requests = await startAws(() => undefined);
     // The network runs in real time. Timeouts use a fake clock that is advanced in small steps, with enough
     // turns of the event loop in between for the network to keep up.
@@ -53,10 +53,12 @@ describe('a call that gets no response', () => {
     void settled.then((value) => {
       errorName = value;
     });
+
     for (let turns = 0; turns < 20_000 && errorName === undefined; turns++) {
       await new Promise(setImmediate);
       if (requests.length > 0 && turns % 20 === 0) await jest.advanceTimersByTimeAsync(50);
     }
+
     expect(errorName).toBe('TimeoutError');
     expect(requests).toHaveLength(2);
     expect(Date.now() - started).toBeGreaterThan(1000);
@@ -121,6 +123,7 @@ describe('the time of a whole call is limited to its budget', () => {
 test('a call that gets a server error is tried twice', async () => {
   const requests = await startAws((response) => response.writeHead(500, JSON_TYPE).end('{"message": "no"}'));
   jest.spyOn(Math, 'random').mockReturnValue(0);
+
   await expect(workerStarter('WorkerFunction')('id')).rejects.toMatchObject({ $metadata: { httpStatusCode: 500 } });
   expect(requests).toEqual(['{"jobId":"id"}', '{"jobId":"id"}']);
 });
@@ -128,17 +131,22 @@ test('a call that gets a server error is tried twice', async () => {
 test('the event that starts the worker contains only the job id', async () => {
   const lambda = mockClient(LambdaClient);
   lambda.on(InvokeCommand).resolves({ StatusCode: 202 });
+
   await workerStarter('WorkerFunction')('"id"');
+
   expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
     { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: '{"jobId":"\\"id\\""}' },
   ]);
+
   lambda.restore();
 });
 
 test('starting the worker fails if Lambda refuses', async () => {
   const lambda = mockClient(LambdaClient);
   lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
+
   await expect(workerStarter('WorkerFunction')('id')).rejects.toThrow('Rate exceeded');
+
   lambda.restore();
 });
 

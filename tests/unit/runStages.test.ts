@@ -48,14 +48,18 @@ const SHARED = {};
 const lines = () => log.map((line): unknown => JSON.parse(line));
 
 test('every stage gets the text, and its result is stored under its name', async () => {
-  expect(await run([passing('one'), passing('two')])).toEqual({
+  const outcome = await run([passing('one'), passing('two')]);
+
+  expect(outcome).toEqual({
     status: 'DONE',
     result: `{"one":{"length":${TEXT.length}},"two":{"length":${TEXT.length}}}`,
   });
 });
 
 test('a job without stages ends as DONE', async () => {
-  expect(await run([])).toEqual({ status: 'DONE', result: '{}' });
+  const outcome = await run([]);
+
+  expect(outcome).toEqual({ status: 'DONE', result: '{}' });
 });
 
 test('a stage starts after the previous one has finished, and gets its result', async () => {
@@ -74,7 +78,9 @@ test('a stage starts after the previous one has finished, and gets its result', 
       return {};
     },
   };
+
   await run([first, second]);
+
   // As parsed from JSON: dates are strings, and undefined members are dropped.
   expect(seen).toEqual(['id', { first: { at: '1970-01-01T00:00:00.000Z' } }, false]);
 });
@@ -102,9 +108,10 @@ test('changes that a stage makes to earlier results are not stored', async () =>
       return {};
     },
   };
-  expect(await run([passing('one'), meddling])).toMatchObject({
-    result: `{"one":{"length":${TEXT.length}},"meddling":{}}`,
-  });
+
+  const outcome = await run([passing('one'), meddling]);
+
+  expect(outcome).toMatchObject({ result: `{"one":{"length":${TEXT.length}},"meddling":{}}` });
 });
 
 test('a stage can be a class', async () => {
@@ -115,7 +122,10 @@ test('a stage can be a class', async () => {
       return { says: `${this.#word} ${jobId}` };
     }
   }
-  expect(await run([new Greeting()])).toEqual({ status: 'DONE', result: '{"greeting":{"says":"hello id"}}' });
+
+  const outcome = await run([new Greeting()]);
+
+  expect(outcome).toEqual({ status: 'DONE', result: '{"greeting":{"says":"hello id"}}' });
 });
 
 describe('a result', () => {
@@ -125,7 +135,9 @@ describe('a result', () => {
     ['an empty key, and half a surrogate pair', '{"":[],"half":"\\ud83d"}'],
     ['deep nesting', `${'{"a":'.repeat(900)}1${'}'.repeat(900)}`],
   ])('a result is stored unchanged (%s)', async (_what, json) => {
-    expect(await run([returning(JSON.parse(json))])).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
+    const outcome = await run([returning(JSON.parse(json))]);
+
+    expect(outcome).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
   });
 
   test('a result is stored without undefined members, and with null for undefined in an array, as in JSON', async () => {
@@ -221,30 +233,34 @@ describe('a result', () => {
   });
 
   test.each([undefined, null, 5, 'text', true])('a result that is %j ends the job as ERROR', async (result) => {
-    expect(await run([returning(result)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
+    const outcome = await run([returning(result)]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
   });
 
   test('a result that does not fit in an item together with the text ends the job as ERROR', async () => {
-    expect(await run([returning({ text: 'x'.repeat(400 * 1024) })])).toEqual({
-      status: 'ERROR',
-      errorMessage: 'The result cannot be stored: it is too large',
-    });
+    const outcome = await run([returning({ text: 'x'.repeat(400 * 1024) })]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' });
   });
 });
 
 describe('an error', () => {
   test('an error ends the job as ERROR, and no further stage starts', async () => {
     const never = jest.fn(passing('never').run);
-    expect(await run([passing('one'), throwing(new StageError('No model')), { name: 'never', run: never }])).toEqual({
-      status: 'ERROR',
-      errorMessage: 'No model',
-    });
+
+    const outcome = await run([passing('one'), throwing(new StageError('No model')), { name: 'never', run: never }]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'No model' });
     expect(never).not.toHaveBeenCalled();
   });
 
   test('an error that is not a StageError is not shown to the client', async () => {
     const error = new Error('User: arn:aws:iam::123456789012:user/me is not authorized');
-    expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
+
+    const outcome = await run([throwing(error)]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
   });
 
   test('an error ends the job even if it is thrown synchronously', async () => {
@@ -254,13 +270,19 @@ describe('an error', () => {
         throw new StageError('At once');
       },
     };
-    expect(await run([stage])).toEqual({ status: 'ERROR', errorMessage: 'At once' });
+
+    const outcome = await run([stage]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'At once' });
     expect(running.size).toBe(0);
   });
 
   test('the client sees the message of a subclass of StageError', async () => {
     class NotFound extends StageError {}
-    expect(await run([throwing(new NotFound('No such model'))])).toMatchObject({ errorMessage: 'No such model' });
+
+    const outcome = await run([throwing(new NotFound('No such model'))]);
+
+    expect(outcome).toMatchObject({ errorMessage: 'No such model' });
   });
 
   test('the client sees at most 1,000 code points of an error message, as well-formed Unicode', async () => {
@@ -294,7 +316,10 @@ describe('an error', () => {
     ],
   ])('an error ends the job and is logged if it is %s', async (what, error) => {
     if (what.includes('own cause') && error instanceof Error) error.cause = error;
-    expect(await run([throwing(error)])).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
+
+    const outcome = await run([throwing(error)]);
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
     expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'broken', outcome: 'failed' }]);
   });
 });
@@ -305,6 +330,7 @@ describe('when the signal aborts', () => {
     const end = run([passing('one'), endless], { signal: controller.signal });
     await new Promise(setImmediate);
     controller.abort();
+
     expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'endless' took too long" });
     expect([...running.keys()]).toEqual(['endless']);
     expect(log.join()).toContain('timed out');
@@ -320,11 +346,13 @@ describe('when the signal aborts', () => {
         return {};
       },
     };
-    expect(await run([abortable], { signal: controller.signal })).toEqual({
-      status: 'ERROR',
-      errorMessage: "Stage 'abortable' took too long",
-    });
+
+    const outcome = await run([abortable], { signal: controller.signal });
+
+    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'abortable' took too long" });
+
     await new Promise(setImmediate);
+
     expect(running.size).toBe(0);
   });
 
@@ -344,11 +372,15 @@ describe('when the signal aborts', () => {
     const controller = new AbortController();
     const end = run([{ name: 'late', run: () => late.promise }], { signal: controller.signal });
     controller.abort();
+
     await end;
+
     expect([...running.keys()]).toEqual(['late']);
+
     late.reject(new Error('too late'));
     await new Promise(setImmediate);
     process.off('unhandledRejection', unhandled);
+
     expect(unhandled).not.toHaveBeenCalled();
     expect(running.size).toBe(0);
   });
@@ -387,13 +419,16 @@ test('no listener is left on the signal', async () => {
   const { signal } = new AbortController();
   const add = jest.spyOn(signal, 'addEventListener');
   const remove = jest.spyOn(signal, 'removeEventListener');
+
   await run([passing('one'), throwing(new Error('no'))], { signal });
+
   expect(add).toHaveBeenCalledTimes(2);
   expect(remove.mock.calls).toEqual(add.mock.calls);
 });
 
 test('each stage is logged once with its duration and without the text', async () => {
   await run([passing('one'), throwing(new Error('no'))]);
+
   expect(lines()).toMatchObject([
     { level: 'INFO', message: 'Stage done', stage: 'one', outcome: 'done', durationMs: 1000 },
     { level: 'ERROR', message: 'Stage failed', stage: 'broken', outcome: 'failed', durationMs: 1000 },

@@ -26,6 +26,7 @@ test('an invocation sends all its metrics in one log line', async () => {
     count('JobsAccepted');
     count('ClaimsRefused');
   });
+
   expect(sent).toMatchObject({
     service: 'test',
     JobsAccepted: 1,
@@ -47,6 +48,7 @@ test('an invocation sends all its metrics in one log line', async () => {
 
 test('an invocation that counts nothing sends no metrics', async () => {
   await withTelemetry(lambdaContext(), async () => undefined);
+
   expect(log).toEqual([]);
 });
 
@@ -55,18 +57,21 @@ test('a failed invocation still sends its metrics', async () => {
     count('ClaimsRefused');
     throw new Error('no');
   });
+
   await expect(work).rejects.toThrow('no');
   expect(log.join()).toContain('ClaimsRefused');
 });
 
 test('a first attempt records the time in the queue', async () => {
   const sent = await metricsOf(() => recordAttempt({ ...job, attempt: 1 }, 1007));
+
   expect(sent).toMatchObject({ TimeInQueue: 7 });
   expect(sent).not.toHaveProperty('Retries');
 });
 
 test('a later attempt counts as a retry', async () => {
   const sent = await metricsOf(() => recordAttempt({ ...job, attempt: 2 }, 1007));
+
   expect(sent).toMatchObject({ Retries: 1 });
   expect(sent).not.toHaveProperty('TimeInQueue');
 });
@@ -83,6 +88,7 @@ test('times are never negative, even if clocks differ', async () => {
     recordAttempt({ ...job, attempt: 1 }, 999);
     recordEnd('DONE', job, 998);
   });
+
   expect(sent).toMatchObject({ TimeInQueue: 0, TimeToEnd: 0 });
 });
 

@@ -63,6 +63,7 @@ function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = as
 describe('an event', () => {
   test('an event runs its job and logs the job id and the request id', async () => {
     await work({ jobId: JOB_ID }, passing);
+
     expect(logged('Job ended')).toMatchObject([
       { jobId: JOB_ID, attempt: 1, outcome: 'DONE', function_request_id: lambdaContext().awsRequestId },
     ]);
@@ -74,7 +75,9 @@ describe('an event', () => {
   ])('an event is counted as attempt %i of its job', async (number, metrics) => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolves({ Attributes: { ...claimed, attempt: number } });
+
     await work({ jobId: JOB_ID }, passing);
+
     expect(metricsIn(log)).toEqual(metrics);
   });
 
@@ -89,7 +92,9 @@ describe('an event', () => {
       .rejects(conditionFailed)
       .on(GetCommand)
       .resolves(item ? { Item: item } : {});
+
     await work({ jobId: JOB_ID }, passing).catch(() => undefined);
+
     expect(metricsIn(log)).toEqual(metrics);
     expect(logged('Claim refused')).toMatchObject([{ outcome }]);
   });
@@ -98,6 +103,7 @@ describe('an event', () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
+
     await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow(
       'Another attempt holds the job; Lambda will deliver this event again',
     );
@@ -107,6 +113,7 @@ describe('an event', () => {
   test('an event fails if DynamoDB cannot be reached, and logs the cause once', async () => {
     dynamodb.reset();
     dynamodb.rejects(new Error('No route'));
+
     await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow('No route');
     expect(logged('No route')).toMatchObject([{ message: 'Invocation failed', jobId: JOB_ID }]);
   });
@@ -132,6 +139,7 @@ describe('a stage that has not settled when the attempt is over', () => {
 
   test('a stage that does not settle ends the process after the outcome is stored and all logs and metrics are written', async () => {
     const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+
     expect(state?.writes).toBe(2);
     expect(state?.log).toContain('Job ended');
     expect(state?.log).toContain('"JobsFailed":1');
@@ -141,7 +149,9 @@ describe('a stage that has not settled when the attempt is over', () => {
   test('a stage that does not settle ends the process even if the outcome cannot be stored', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
+
     const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+
     expect(state?.log).toContain('No route');
   });
 
@@ -211,19 +221,23 @@ describe('a stage that is still stopping after the final write', () => {
 });
 
 describe('the deployed handler', () => {
-  test("the deployed handler limits the stages to Lambda's remaining time", async () => {
+  test("the deployed worker limits the stages to Lambda's remaining time", async () => {
     for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(abortable.run);
+
     // With no time left for the stages, the attempt has to be repeated.
     await expect(handler({ jobId: JOB_ID }, lambdaContext(RESERVE_MS))).rejects.toThrow('another attempt is needed');
   });
 
-  test('the deployed handler claims with the current time and a new token', async () => {
+  test('the deployed worker claims with the current time and a new token', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).rejects(new Error('No route'));
+
     for (let call = 0; call < 2; call += 1) {
       await expect(handler({ jobId: JOB_ID }, lambdaContext())).rejects.toThrow('No route');
     }
+
     const claims = dynamodb.commandCalls(UpdateCommand).map(({ args: [{ input }] }) => input);
+
     for (const { TableName, ExpressionAttributeValues: values } of claims) {
       expect(TableName).toBe('JobsTable');
       expect(Math.abs(Number(values?.[':now']) - Date.now() / 1000)).toBeLessThan(60);
@@ -231,7 +245,7 @@ describe('the deployed handler', () => {
     expect(new Set(claims.map(({ ExpressionAttributeValues: values }) => values?.[':token'])).size).toBe(2);
   });
 
-  test('the deployed handler ends its process with exit code 1', async () => {
+  test('the deployed worker ends its process with exit code 1', async () => {
     const exit = jest.spyOn(process, 'exit').mockImplementation((code) => {
       throw new Error(`exit ${code}`);
     });
@@ -243,13 +257,14 @@ describe('the deployed handler', () => {
       });
     }
     for (const stage of listedStages) jest.spyOn(stage, 'run').mockImplementation(endless.run);
+
     await expect(
       handler({ jobId: JOB_ID }, contextWith(RESERVE_MS + 1, RESERVE_MS + 1, RESERVE_MS + 1)),
     ).rejects.toThrow('exit 1');
     expect(exit).toHaveBeenCalledTimes(1);
   });
 
-  test('the deployed handler runs a timer during each stage, which keeps the process alive', async () => {
+  test('the deployed worker runs a timer during each stage, which keeps the process alive', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === 'Timeout').length;
     const before = timers();
     const during: number[] = [];
@@ -259,7 +274,9 @@ describe('the deployed handler', () => {
         return {};
       });
     }
+
     await handler({ jobId: JOB_ID }, lambdaContext());
+
     expect(during).toEqual(listedStages.map(() => before + 1));
     expect(timers()).toBe(before);
   });
