@@ -1,7 +1,7 @@
 /** Applies the code and the settings of docs/make-it-yours.md to a copy of the project. */
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -67,6 +67,27 @@ afterAll(async () => {
   await aws?.stop();
   service?.close();
   rmSync(copy, { recursive: true, force: true });
+});
+
+test('sam init makes a project of your own from a zip file of this one', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'sam-init-'));
+  copyProject(join(folder, 'async-text-processing-api'));
+  rmSync(join(folder, 'async-text-processing-api', 'node_modules'));
+  const python = join(root, '.tools', 'ministack', process.platform === 'win32' ? 'Scripts/python.exe' : 'bin/python');
+  const inFolder = { cwd: folder, env: { ...aws.env } };
+  await promisify(execFile)(python, ['-m', 'zipfile', '-c', 'code.zip', 'async-text-processing-api'], inFolder);
+
+  const location = ['--location', join(folder, 'code.zip'), '--name', 'my-jobs', '--no-interactive'];
+  await promisify(execFile)('sam', ['init', ...location], inFolder);
+
+  const contents = (name: string) =>
+    readdirSync(join(folder, name), { recursive: true, encoding: 'utf8', withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .map((file) => [file.slice(join(folder, name).length), readFileSync(file, 'utf8')])
+      .sort();
+  expect(contents('my-jobs')).toEqual(contents('async-text-processing-api'));
+  rmSync(folder, { recursive: true, force: true });
 });
 
 describe('a custom stage', () => {
