@@ -23,6 +23,8 @@ const ACCEPT = 'src/acceptJob.ts';
 const ATTEMPT = 'src/attempt.ts';
 const STAGES = 'src/runStages.ts';
 const WORKER = 'src/handlers/worker.ts';
+const CREATE_JOB = 'src/handlers/createJob.ts';
+const GET_JOB = 'src/handlers/getJob.ts';
 const AWS = 'src/aws.ts';
 const TELEMETRY = 'src/telemetry.ts';
 const REQUEST = 'src/createJobRequest.ts';
@@ -155,6 +157,9 @@ const mutants = [
   ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'Object.keys(value).length > 0'),
   ...replacements(STAGES, "if (ancestors.includes(value)) throw new TypeError('JSON cannot represent a cycle');", ''),
   ...replacements(STAGES, 'raceWithAbort(work, signal)', 'work'),
+  ...replacements(CREATE_JOB, 'caller === undefined ?', 'true ?'),
+  ...replacements(CREATE_JOB, 'newJob(jobId, text, now, lifetimes, owner)', 'newJob(jobId, text, now, lifetimes)'),
+  ...replacements(GET_JOB, ' || job.owner !== callerOf(event)', ''),
   ...replacements(WORKER, "if (result === 'held')", 'if (false)'),
   ...replacements(WORKER, 'if (running.size > 0)', 'if (false)'),
   ...replacements(WORKER, ', remainingMs() - STOP_MS', ''),

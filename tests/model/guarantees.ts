@@ -4,7 +4,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import { MAX_OVERHEAD_MS } from '../../src/attempt.ts';
-import { isEnded, type Job, MAX_ATTEMPTS, type Outcome, phaseOf, unixSeconds } from '../../src/job.ts';
+import { isEnded, type Job, MAX_ATTEMPTS, type Outcome, phaseOf, SUBMIT_SECONDS, unixSeconds } from '../../src/job.ts';
 import type { Invocation } from './simulatedInvocation.ts';
 
 /** As in template.yaml, except for a shorter maximum age of events. In seconds. */
@@ -15,10 +15,15 @@ export const MAX_SKEW_MS = 5000;
 /** The same for sequences with unrealistically wrong clocks, which not every guarantee survives. */
 export const WILD_SKEW_MS = 3600_000;
 
+/** The users who have signed in. */
+export type User = 'A' | 'B';
+
 /** What is known about a job id: the job that has it now, and what clients were told about that job. */
 export interface KnownJob {
   readonly jobId: string;
   readonly name: string;
+  /** The caller of the first POST that used the id. */
+  readonly owner: User;
   /** The id was made from an idempotency key. */
   readonly hasKey: boolean;
   /** Counts the jobs with this id, which can be reused once a job is deleted or expired. */
@@ -54,8 +59,9 @@ export type Seen =
   | { readonly what: 'loss'; readonly job: KnownJob; readonly before: Job }
   | ({ readonly what: 'POST response'; readonly invocation: Invocation; readonly text: string } & Response)
   | { readonly what: 'response to a POST without faults'; readonly job: KnownJob; readonly status: number | undefined }
-  /** `before` is what was known when the GET started. */
+  /** `before` is what was known when the owner's GET started. */
   | ({ readonly what: 'GET response'; readonly before: KnownJob } & Response)
+  | ({ readonly what: 'GET response for another caller' } & Response)
   | { readonly what: 'stage start'; readonly job: KnownJob; readonly invocation: Invocation; readonly text: string }
   /** The repository reported that an attempt's outcome is stored. */
   | { readonly what: 'final write'; readonly job: KnownJob; readonly invocation: Invocation; readonly end: Outcome }
@@ -203,10 +209,26 @@ export const guarantees: Readonly<Record<string, Guarantee>> = {
     }
   },
 
-  *'Guarantee 6: no event is lost silently'(seen, known) {
+  *'Guarantee 6: an event that Lambda gives up on is kept'(seen, known) {
     // Lambda keeps an event if the worker fails. A job that replaced an expired one has its own event.
     if (seen.what === 'success of the worker' && isSameJob(seen, known) && !isEnded(seen.job.record)) {
       yield 'an event is gone, but its job has not ended';
+    }
+  },
+
+  *'Guarantee 7: jobs and keys belong to their caller'(seen) {
+    switch (seen.what) {
+      case 'POST response': {
+        const isForeign = seen.job.owner !== seen.invocation.user;
+        if (isForeign && seen.status === 202) yield 'a POST got the job of another caller';
+        if (isForeign && seen.status === 422) yield '422 because of the job of another caller';
+        break;
+      }
+      case 'GET response for another caller': {
+        const unknown = { error: `Job '${seen.job.jobId}' not found` };
+        const isUnknown = seen.status === 404 && isDeepStrictEqual(seen.body, unknown);
+        if (!isUnknown && seen.status !== 500) yield 'a GET of the job of another caller is not as for an unknown id';
+      }
     }
   },
 
@@ -215,7 +237,7 @@ export const guarantees: Readonly<Record<string, Guarantee>> = {
     switch (seen.what) {
       case 'change': {
         const { before, after } = seen;
-        for (const name of ['text', 'createdAt', 'expiresAt', 'deadline'] as const) {
+        for (const name of ['text', 'owner', 'createdAt', 'expiresAt', 'deadline'] as const) {
           if (before[name] !== after[name]) yield `${name} changed`;
         }
         if (after.attempt < before.attempt || after.attempt > MAX_ATTEMPTS) yield 'the attempts are miscounted';
@@ -253,7 +275,7 @@ export const guarantees: Readonly<Record<string, Guarantee>> = {
 
 /** When a job must have ended, in seconds of true time (guarantee 1). */
 export const latestEnd = ({ createdAt }: Job): number =>
-  createdAt + LIFETIMES.maxEventAge + 2 * LIFETIMES.workerTimeout + MAX_SKEW_MS / 1000;
+  createdAt + SUBMIT_SECONDS + LIFETIMES.maxEventAge + 2 * LIFETIMES.workerTimeout + MAX_SKEW_MS / 1000;
 
 /** Whether the job has expired by any clock. */
 export const mayBeExpired = ({ expiresAt }: Job, { now, hasWildClocks }: Pick<Knowledge, 'now' | 'hasWildClocks'>) =>

@@ -22,7 +22,7 @@ test('no clock, however wrong, changes an outcome', async () => {
 
 test('a slow reader that ends a lapsed job does not end the next job with the same key', async () => {
   const world = await newWorld({ hasWildClocks: false });
-  const first = await world.post('k', 'a', 0);
+  const first = await world.post('A', 'k', 'a', 0);
   await world.reply(first, 'served');
   await world.kill(first, 'dropped');
   const jobId = first.jobId ?? '';
@@ -30,29 +30,45 @@ test('a slow reader that ends a lapsed job does not end the next job with the sa
   await world.advanceToExpiry(jobId, -1000);
   const reader = await world.get(jobId, 0);
   await world.reply(reader, 'served');
-  await world.runOut(await world.post('k', 'a', 5000));
+  await world.runOut(await world.post('A', 'k', 'a', 5000));
   await world.runOut(reader);
   await world.settle();
 });
 
 test('a POST whose job expires before the response is not checked against the next job with the same key', async () => {
   const world = await newWorld({ hasWildClocks: false });
-  await world.accept('k', 'a');
+  await world.accept('A', 'k', 'a');
   await world.runOut(await world.deliver(0));
   const jobId = world.jobIds[0] ?? '';
   await world.advanceToExpiry(jobId, -6000);
-  const late = await world.post('k', 'a', 0);
+  const late = await world.post('A', 'k', 'a', 0);
   await world.reply(late, 'served');
   await world.reply(late, 'carried out');
   await world.advance(7000, 'dropped');
-  await world.accept('k', 'a');
+  await world.accept('A', 'k', 'a');
   await world.runOut(late);
   await world.settle();
 });
 
+test('two callers with the same key get two jobs, and neither sees the job of the other', async () => {
+  const world = await newWorld({ hasWildClocks: false });
+
+  await world.accept('A', 'k', 'a');
+  await world.accept('B', 'k', 'b');
+  for (const { jobId, owner } of world.jobs) {
+    await world.runOut(await world.get(jobId, 0, owner === 'A' ? 'B' : 'A'));
+  }
+  await world.settle();
+
+  expect(world.jobs).toMatchObject([
+    { owner: 'A', record: { text: 'a' } },
+    { owner: 'B', record: { text: 'b' } },
+  ]);
+});
+
 test('a stage that blocks its process past its time ends the job, and the next stage does not start', async () => {
   const world = await newWorld({ hasWildClocks: false });
-  await world.accept('k', 'a');
+  await world.accept('A', 'k', 'a');
   const worker = await world.deliver(0);
   await world.reply(worker, 'served');
 
@@ -65,7 +81,7 @@ test('a stage that blocks its process past its time ends the job, and the next s
 
 test('a third attempt that times out after a slow claim ends the job', async () => {
   const world = await newWorld({ hasWildClocks: false });
-  await world.accept('k', 'a');
+  await world.accept('A', 'k', 'a');
   for (const _attempt of ['first', 'second']) {
     const crashing = await world.deliver(0);
     await world.reply(crashing, 'served');
@@ -86,7 +102,7 @@ test('a third attempt that times out after a slow claim ends the job', async () 
 
 test('a stage that settles soon after the final write does not end its process', async () => {
   const world = await newWorld({ hasWildClocks: false });
-  await world.accept('k', 'a');
+  await world.accept('A', 'k', 'a');
   const worker = await world.deliver(0, { ignoresSignal: true });
   await world.reply(worker, 'served');
   await world.advance(25_600, 'dropped');
@@ -122,6 +138,7 @@ test('the sequences reach every outcome', () => {
     'POST 503',
     'POST killed',
     'GET 404',
+    'GET for another caller 404',
     'GET 200 PENDING',
     'GET 200 IN_PROGRESS',
     'GET 200 DONE',
@@ -132,6 +149,7 @@ test('the sequences reach every outcome', () => {
     'worker done',
     'worker failed',
     'worker killed',
+    'event dropped',
     'process reused',
     'process ended',
     'stage stopped in time',

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { MAX_SKEW_MS, WILD_SKEW_MS } from './guarantees.ts';
+import { MAX_SKEW_MS, type User, WILD_SKEW_MS } from './guarantees.ts';
 import type { Invocation } from './simulatedInvocation.ts';
 import type { Fate, LastFate, SimulatedWorld } from './simulatedWorld.ts';
 
@@ -58,8 +58,10 @@ function kindsOfMoves(maxSkew: number) {
     );
   const post = (text: string) =>
     fc
-      .tuple(fc.constantFrom('k', 'k', 'k', undefined), skew)
-      .map(([key, skew]) => move(`post(${key ?? '-'}, ${text}, +${skew} ms)`, (world) => world.post(key, text, skew)));
+      .tuple(fc.constantFrom<User>('A', 'A', 'A', 'B'), fc.constantFrom('k', 'k', 'k', undefined), skew)
+      .map(([user, key, skew]) =>
+        move(`post(${user}, ${key ?? '-'}, ${text}, +${skew} ms)`, (world) => world.post(user, key, text, skew)),
+      );
   const deliver = (isDuplicate: boolean, ignoresSignal: boolean) =>
     fc.tuple(number, skew, reuse).map(([n, skew, reuse]) =>
       moveOne(
@@ -86,7 +88,7 @@ function kindsOfMoves(maxSkew: number) {
   return {
     // In every sequence.
     serve: [24, call('served')],
-    accept: [2, fc.constant(move('accept(k, a)', (world) => world.accept('k', 'a')))],
+    accept: [2, fc.constant(move('accept(A, k, a)', (world) => world.accept('A', 'k', 'a')))],
     deliver: [6, deliver(false, false)],
     // Only in some sequences.
     attempt: [
@@ -110,6 +112,17 @@ function kindsOfMoves(maxSkew: number) {
           `get(${n}, +${skew} ms)`,
           ({ jobIds }) => jobIds,
           (world, id) => world.get(id, skew),
+          n,
+        ),
+      ),
+    ],
+    getOfOther: [
+      2,
+      fc.tuple(number, skew).map(([n, skew]) =>
+        moveOne(
+          `getOfOther(${n}, +${skew} ms)`,
+          ({ jobs }) => jobs,
+          (world, { jobId, owner }) => world.get(jobId, skew, owner === 'A' ? 'B' : 'A'),
           n,
         ),
       ),
@@ -190,6 +203,17 @@ function kindsOfMoves(maxSkew: number) {
           `redrive(${n})`,
           ({ failedEvents }) => positions(failedEvents),
           (world, at) => world.redrive(at),
+          n,
+        ),
+      ),
+    ],
+    drop: [
+      1,
+      number.map((n) =>
+        moveOne(
+          `drop(${n})`,
+          ({ queue }) => positions(queue),
+          (world, at) => world.drop(at),
           n,
         ),
       ),

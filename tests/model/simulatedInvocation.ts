@@ -1,4 +1,5 @@
 import type { WireResponse } from './dynamodbEngine.ts';
+import type { User } from './guarantees.ts';
 import type { Caller } from './interceptedClient.ts';
 
 /** The code makes all its progress in one turn of the event loop, or a few if the SDK retries a call. */
@@ -58,6 +59,8 @@ export class Invocation implements Caller {
   /** How far this machine's clock is ahead, in milliseconds. */
   skew: number;
   jobId: string | undefined;
+  /** Who sent the request. */
+  user: User = 'A';
   /** Which of the jobs with this id it read or wrote last. */
   incarnation = 0;
   call: Call | undefined;

@@ -7,7 +7,7 @@ import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
 import type { Lease, Outcome } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { type Stage, StageError } from '../../src/stages/stage.ts';
-import { getJobEvent, postJobEvent } from '../support/events.ts';
+import { getJobEvent, postJobEvent, signedIn } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 import type { WireResponse } from './dynamodbEngine.ts';
 import {
@@ -20,6 +20,7 @@ import {
   mayBeExpired,
   pick,
   type Seen,
+  type User,
   WILD_SKEW_MS,
 } from './guarantees.ts';
 import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
@@ -108,9 +109,10 @@ export class SimulatedWorld implements Knowledge {
 
   // ----------------------------------------------------------------------------------- new invocations
 
-  async post(key: string | undefined, text: string, skew: number): Promise<Invocation> {
+  async post(user: User, key: string | undefined, text: string, skew: number): Promise<Invocation> {
     const invocation = this.#newInvocation('POST', HTTP_TIMEOUT_MS, skew);
-    this.#log(invocation, `key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
+    invocation.user = user;
+    this.#log(invocation, `user ${user}, key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
     const handle = buildCreateJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
       startWorker: (jobId) => this.#invoke(invocation, jobId),
@@ -125,23 +127,24 @@ export class SimulatedWorld implements Knowledge {
       headers: key === undefined ? {} : { 'Idempotency-Key': key },
     });
     return this.#start(invocation, async () => {
-      const response = await handle(event, this.#contextOf(invocation));
+      const response = await handle(signedIn(event, user), this.#contextOf(invocation));
       return () => this.#onPostResponse(invocation, text, response);
     });
   }
 
   /** A POST without faults. It must be accepted and its job started, unless the key was used with a different text. */
-  async accept(key: string, text: string): Promise<void> {
-    const invocation = await this.#runNew(() => this.post(key, text, 0));
+  async accept(user: User, key: string, text: string): Promise<void> {
+    const invocation = await this.#runNew(() => this.post(user, key, text, 0));
     const { jobId, status } = invocation;
     if (jobId === undefined) return;
     this.#see({ what: 'response to a POST without faults', job: this.#track(jobId), status });
     this.#verify();
   }
 
-  async get(jobId: string, skew: number): Promise<Invocation> {
+  /** A GET by the job's owner, or by another caller. */
+  async get(jobId: string, skew: number, user = this.#track(jobId).owner): Promise<Invocation> {
     const invocation = this.#newInvocation('GET', HTTP_TIMEOUT_MS, skew);
-    this.#log(invocation, `${this.#track(jobId).name}, clock +${skew} ms`);
+    this.#log(invocation, `user ${user}, ${this.#track(jobId).name}, clock +${skew} ms`);
     const handle = buildGetJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
       corsOrigin: '',
@@ -149,8 +152,8 @@ export class SimulatedWorld implements Knowledge {
     });
     const before = { ...this.#track(jobId) };
     return this.#start(invocation, async () => {
-      const response = await handle(getJobEvent(jobId), this.#contextOf(invocation));
-      return () => this.#onGetResponse(invocation, before, response);
+      const response = await handle(signedIn(getJobEvent(jobId), user), this.#contextOf(invocation));
+      return () => this.#onGetResponse(invocation, user, before, response);
     });
   }
 
@@ -245,6 +248,14 @@ export class SimulatedWorld implements Knowledge {
     if (event === undefined) return;
     this.#trace.push(`redrive ${this.#track(event.jobId).name}`);
     this.queue.push({ ...event, failures: 0, queuedAt: this.now });
+  }
+
+  /** AWS deletes an event from the queue without delivering it. */
+  async drop(index: number): Promise<void> {
+    const [event] = this.queue.splice(index, 1);
+    if (event === undefined) return;
+    this.#trace.push(`${this.#time()} AWS drops the event of ${this.#track(event.jobId).name}`);
+    count('event dropped');
   }
 
   // ---------------------------------------------------------------------------------------------- moves
@@ -425,12 +436,22 @@ export class SimulatedWorld implements Knowledge {
     if (status === 202 && job.incarnation === invocation.incarnation) job.isAccepted = true;
   }
 
-  #onGetResponse(invocation: Invocation, before: KnownJob, { statusCode: status, body }: APIGatewayProxyResult): void {
+  #onGetResponse(
+    invocation: Invocation,
+    user: User,
+    before: KnownJob,
+    { statusCode: status, body }: APIGatewayProxyResult,
+  ): void {
     this.#log(invocation, `returns ${status} ${body}`);
     const response: unknown = JSON.parse(body);
+    const job = this.#track(before.jobId);
+    if (user !== job.owner) {
+      count(`GET for another caller ${status}`);
+      this.#see({ what: 'GET response for another caller', job, status, body: response });
+      return;
+    }
     const seen = status === 200 ? [pick(response, 'status'), pick(response, 'errorMessage')] : [];
     count(['GET', status, ...seen].filter((part) => part !== undefined).join(' '));
-    const job = this.#track(before.jobId);
     this.#see({ what: 'GET response', job, before, status, body: response });
     if (job.incarnation !== before.incarnation || job.shown !== undefined || !isFinal(response)) return;
     job.shown = response;
@@ -587,6 +608,7 @@ export class SimulatedWorld implements Knowledge {
     const track: Track = {
       jobId,
       name: `job ${this.#tracks.size + 1}`,
+      owner: this.invocations.find((other) => other.kind === 'POST' && other.jobId === jobId)?.user ?? 'A',
       hasKey: !jobId.startsWith(`${this.#run}-`),
       incarnation: 0,
       record: undefined,
