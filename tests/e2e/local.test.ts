@@ -19,13 +19,11 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import workerEvent from '../../events/worker.json' with { type: 'json' };
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { listen } from '../support/listen.ts';
 import { pollUntilEnded, request, requestOnce, sleep, stringField, submit } from './deployment.ts';
-
-jest.setTimeout(300_000);
 
 const root = resolve(import.meta.dirname, '..', '..');
 const folder = mkdtempSync(join(tmpdir(), 'local '));

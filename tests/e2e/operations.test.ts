@@ -27,13 +27,11 @@ import {
 } from '@aws-sdk/client-s3';
 import { GetQueueUrlCommand, ListQueuesCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { DynamoDBDocumentClient, PutCommand } from '@aws-sdk/lib-dynamodb';
-import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { copyProject } from '../../scripts/local/copyProject.ts';
 import { clientOptions, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
 import { newJob, unixSeconds } from '../../src/job.ts';
 import { listen } from '../support/listen.ts';
-
-jest.setTimeout(120_000);
 
 const STACK_NAME = 'operations';
 const root = resolve(import.meta.dirname, '..', '..');
