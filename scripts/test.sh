@@ -65,7 +65,7 @@ check 'Template (sam validate --lint)' template sam validate --lint
 # Its own program does not start from a path with a space.
 check 'Template (checkov)' checkov "$(programs_of checkov)/python" -m checkov.main
 jest_tests 'Unit, repository and model tests (npm test), with full coverage of src/' unit npm test -- --coverage
-jest_tests 'End-to-end tests on the local AWS (npm run test:e2e)' e2e npm run test:e2e --
+jest_tests 'End-to-end tests on the AWS emulator (npm run test:e2e)' e2e npm run test:e2e --
 
 printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" -eq 0 ]

@@ -168,7 +168,7 @@ require_sam() {
 }
 
 need_local_aws() {
-  need_venv ministack 'ministack, the local AWS'
+  need_venv ministack 'ministack, the AWS emulator'
 }
 
 # ------------------------------------------------------------------------------------------ TypeScript
