@@ -48,9 +48,12 @@ function edit(file: string, change: (content: string) => string): void {
 
 /** Undoes what the page's first diff changes, if this project has stages and variables of its own already. */
 function restoreSample(): void {
-  const [imports = '', list = ''] = [...listing.matchAll(/^-((?:import|export) .*)$/gm)].map(([, line = '']) => line);
+  const before = [...listing.matchAll(/^[ -]((?:import |export const stages).*)$/gm)].map(([, line = '']) => line);
+  const list = before.pop() ?? '';
   edit('src/stages/index.ts', (source) =>
-    source.replace(/^(?:import [^;]*;\n)+/m, `${imports}\n`).replace(/^export const stages[^;]*;/m, list),
+    source
+      .replace(/^(?:import [^;]*;\n)+/m, before.map((line) => `${line}\n`).join(''))
+      .replace(/^export const stages[^;]*;/m, list),
   );
   edit('template.yaml', (source) =>
     source.replace(/(WORKER_TIMEOUT_SECONDS: .*\n)(?: {10}.*\n)*( {6}EventInvokeConfig)/, '$1$2'),
