@@ -8,6 +8,7 @@ import { type Job, newJob, unixSeconds } from '../../src/job.ts';
 import {
   type Answer,
   API_BASE_URL,
+  AWS_FAILED,
   checkEveryAnswer,
   type Deployment,
   getJob,
@@ -41,8 +42,6 @@ const TEXT_TOO_LONG = "Field 'text' must not exceed 131072 bytes as JSON";
 const NO_OBJECT = 'Request body must be a JSON object';
 const INVALID_JSON = 'Invalid JSON in request body';
 const KEY_MALFORMED = "Header 'Idempotency-Key' must be one string of 1 to 255 printable ASCII characters";
-/** Errors in the log with which AWS, not the application, failed a request. */
-const AWS_FAILED = /TimeoutError|AbortError|InternalServerError|ServiceException|Throttl|TooManyRequests|ECONN/;
 
 let deployment: Deployment;
 let baseUrl: string;

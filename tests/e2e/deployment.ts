@@ -201,6 +201,10 @@ export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: nu
   return { statuses, end: await getJob(baseUrl, jobId) };
 }
 
+/** A line of the functions' log about an error of AWS, or about a call that AWS did not answer in time. */
+export const AWS_FAILED =
+  /TimeoutError|AbortError|InternalServerError|ServiceException|Throttl|TooManyRequests|ECONN|EPIPE/;
+
 /** What tests need to look behind the API. */
 export interface Internals {
   readonly jobsTableName: string;

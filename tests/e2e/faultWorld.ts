@@ -1,10 +1,10 @@
-import { readFileSync } from 'node:fs';
+import { CloudWatchLogsClient, paginateFilterLogEvents } from '@aws-sdk/client-cloudwatch-logs';
 import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DeleteMessageCommand, ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { clientOptions, startLocalAws } from '../../scripts/local/localAws.ts';
 import { CLOCK_SKEW_SECONDS, SUBMIT_SECONDS } from '../../src/job.ts';
-import { type Answer, requestOnce, sleep } from './deployment.ts';
+import { type Answer, AWS_FAILED, requestOnce, sleep } from './deployment.ts';
 import { type Call, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
 import { limiter, Watcher } from './jobWatcher.ts';
 import { type StageAction, startStageRecorder } from './stageRecorder.ts';
@@ -68,7 +68,7 @@ export async function startWorld(closers: (() => unknown)[]) {
   closers.unshift(recorder.close);
   const proxy = await startFaultProxy(aws.endpoint, (call) => plans.get(nameOf(call.text))?.fault?.(call));
   closers.unshift(proxy.close);
-  const { baseUrl, outputs } = await deployTestStack(aws, {
+  const { stackName, baseUrl, outputs } = await deployTestStack(aws, {
     proxyUrl: proxy.url,
     parameters: {
       WorkerTimeoutSeconds: String(WORKER_TIMEOUT_SECONDS),
@@ -82,10 +82,11 @@ export async function startWorld(closers: (() => unknown)[]) {
   const lambda = new LambdaClient(options);
   const sqs = new SQSClient(options);
   const dynamodb = new DynamoDBClient(options);
+  const logs = new CloudWatchLogsClient(options);
   const watcher = new Watcher(baseUrl);
   closers.unshift(() => {
     watcher.stop();
-    for (const client of [lambda, sqs, dynamodb]) client.destroy();
+    for (const client of [lambda, sqs, dynamodb, logs]) client.destroy();
   });
 
   const failedJobIds: string[] = [];
@@ -94,6 +95,17 @@ export async function startWorld(closers: (() => unknown)[]) {
   /** How many deliveries of the job's event have tried to claim it. */
   const deliveriesOf = (name: string) =>
     Math.max(0, ...callsOf(name).map(({ operation, number }) => (operation === 'claim' ? number : 0)));
+
+  /** The log lines of createJob and the worker about calls and invocations that failed, which contain this text. */
+  const failures = async (text: string): Promise<string[]> => {
+    const lines: string[] = [];
+    const query = { logGroupName: `/${stackName}/functions`, filterPattern: `"${text}"` };
+    for await (const { events = [] } of paginateFilterLogEvents({ client: logs }, query)) {
+      lines.push(...events.map(({ message = '' }) => message));
+    }
+    const isFailure = /"Invocation failed"|"Job could not be deleted"|"outcome":5\d\d/;
+    return lines.filter((line) => isFailure.test(line) && !line.includes('-GetJobFunction-'));
+  };
 
   return {
     recorder,
@@ -131,11 +143,30 @@ export async function startWorld(closers: (() => unknown)[]) {
     deliver: (jobId: string) =>
       lambda.send(new InvokeCommand({ FunctionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) })),
 
-    /** createJob's and the worker's requests for this job that AWS did not answer in time, without an injected fault. */
-    slowCallsOf: (name: string): string[] =>
-      callsOf(name)
-        .filter(({ caller, fault, isAnswered }) => caller !== 'getJob' && fault === undefined && isAnswered === false)
-        .map(({ operation, number, tryNumber }) => `${operation} ${number}, try ${tryNumber}`),
+    /**
+     * How AWS was too slow for createJob or the worker, without an injected fault. The proxy sees requests that were
+     * not answered in time; the log also has those that never arrived.
+     */
+    slownessOf: async (name: string): Promise<string[]> => {
+      const calls = callsOf(name).filter(({ caller }) => caller !== 'getJob');
+      const slow = calls.filter(({ fault, isAnswered }) => fault === undefined && isAnswered === false);
+      const planned = [...Map.groupBy(calls, ({ operation, number }) => `${operation} ${number}`).values()].filter(
+        (tries) =>
+          tries.every(({ fault, status, isAnswered }) => fault !== undefined && !(status !== undefined && isAnswered)),
+      );
+      const jobId = calls[0]?.jobId;
+      const failed = jobId === undefined ? [''] : (await failures(jobId)).filter((line) => AWS_FAILED.test(line));
+      return [
+        ...slow.map(({ operation, number, tryNumber }) => `${operation} ${number}, try ${tryNumber}`),
+        ...(failed.length > planned.length ? [`${failed.length - planned.length} more failed calls in the log`] : []),
+      ];
+    },
+
+    failures,
+
+    /** How many attempts of a job ended because a slow start or claim had left the stages too little time. */
+    attemptsCutShort: async (jobId: string): Promise<number> =>
+      (await failures(jobId)).filter((line) => line.includes('timed out after only')).length,
 
     /** Whether the last delivery came so late that Lambda may have given up before the next, because of the event's age. */
     wasDeliveredLate: (name: string): boolean => {
@@ -144,12 +175,6 @@ export async function startWorld(closers: (() => unknown)[]) {
       const nextAfterSeconds = WORKER_TIMEOUT_SECONDS + RETRY_DELAY_SECONDS;
       return (deliveredAt - sentAt) / 1000 > MAX_EVENT_AGE_SECONDS - nextAfterSeconds;
     },
-
-    /** How many attempts of a job ended because a slow start or claim had left the stages too little time. */
-    attemptsCutShort: (jobId: string): number =>
-      readFileSync(aws.logFile, 'utf8')
-        .split('\n')
-        .filter((line) => line.includes(jobId) && /"Invocation failed".*timed out after only/.test(line)).length,
 
     /** The ids and attempts of all records in the table for the job with this name. */
     recordsOf: async (name: string): Promise<{ jobId: string; attempt: number }[]> => {
