@@ -22,7 +22,7 @@ function read(lines: readonly string[], shell: Variables = {}, end = '\n') {
 }
 
 describe('.env', () => {
-  test('may have quotes, comments, blank lines, export, spaces, a byte order mark and CRLF, and is never executed', () => {
+  test('.env may have quotes, comments, blank lines, export, spaces, a byte order mark and CRLF, and is never executed', () => {
     const mark = join(root, 'executed');
     const lines = [
       '\ufeff# comment',
@@ -46,7 +46,7 @@ describe('.env', () => {
     expect(existsSync(mark)).toBe(false);
   });
 
-  test('cannot change variables that are not settings for AWS, and a note says which line is not used', () => {
+  test('.env cannot change variables that are not settings for AWS, and a note says which line is not used', () => {
     const { settings, notes } = read([...KEYS, ...PLACE, 'PATH=/nowhere', 'NODE_OPTIONS=--x'], { PATH: '/bin' });
 
     expect(settings).toMatchObject({ PATH: '/bin' });
@@ -103,17 +103,17 @@ describe('.env', () => {
       ['AWS_PROFILE=team#1'],
       'line 1 of .env: the value of AWS_PROFILE contains #, so it needs quotes',
     ],
-  ])('is refused if it has %s', (_what, lines, message) => {
+  ])('.env is refused if it has %s', (_what, lines, message) => {
     expect(() => read(lines)).toThrow(new Error(message));
   });
 
-  test('that is an unchanged example.env is refused', () => {
+  test('an unchanged example.env as .env is refused', () => {
     const example = readFileSync(join(root, 'example.env'), 'utf8').split('\n');
 
     expect(() => read(example)).toThrow(/^line \d+ of \.env: AWS_PROFILE still has the placeholder of example\.env$/);
   });
 
-  test('never has a value in an error message', () => {
+  test('a value of .env is never in an error message', () => {
     const bad = [
       'AWS_SECRET_ACCESS_KEY="s3cret',
       'AWS_SECRET_ACCESS_KEY=a#s3cret',
@@ -136,19 +136,19 @@ describe('.env', () => {
 describe('the credentials of the shell', () => {
   const OF_THE_SHELL = { AWS_ACCESS_KEY_ID: 'shell', AWS_SECRET_ACCESS_KEY: 'shell', AWS_SESSION_TOKEN: 'shell' };
 
-  test('are used if .env has none', () => {
+  test('the credentials of the shell are used if .env has none', () => {
     const { settings } = read(PLACE, OF_THE_SHELL);
 
     expect(settings).toMatchObject(OF_THE_SHELL);
   });
 
-  test('are not mixed with those of .env, even if .env has only a part', () => {
+  test('the credentials of the shell are not mixed with those of .env, even if .env has only a part', () => {
     expect(() => read(['AWS_SESSION_TOKEN=x', ...PLACE], OF_THE_SHELL)).toThrow(
       'AWS_ACCESS_KEY_ID is not set in .env (nor is AWS_PROFILE)',
     );
   });
 
-  test('are dropped if .env has keys or a profile', () => {
+  test('the credentials of the shell are dropped if .env has keys or a profile', () => {
     const withKeys = read([...KEYS, ...PLACE], { ...OF_THE_SHELL, AWS_PROFILE: 'shell' });
     const withProfile = read(['AWS_PROFILE=mine', ...PLACE], OF_THE_SHELL);
 
@@ -156,7 +156,7 @@ describe('the credentials of the shell', () => {
   });
 
   // sam prefers AWS_DEFAULT_PROFILE to AWS_PROFILE. The SDK for JavaScript does not read it.
-  test('do not include AWS_DEFAULT_PROFILE, whether .env has a profile or not', () => {
+  test('the credentials of the shell do not include AWS_DEFAULT_PROFILE, whether .env has a profile or not', () => {
     const shell = { AWS_DEFAULT_PROFILE: 'other' };
 
     const withProfile = read(['AWS_PROFILE=mine', ...PLACE], shell);
@@ -174,11 +174,11 @@ describe('the AWS emulator', () => {
     ['http://127.0.0.1.example.com', false],
     ['https://dynamodb.us-east-1.amazonaws.com', false],
     [undefined, false],
-  ])('is used if AWS_ENDPOINT_URL is on this machine: %s %s', (AWS_ENDPOINT_URL, expected) => {
+  ])('the AWS emulator is used if AWS_ENDPOINT_URL is on this machine: %s %s', (AWS_ENDPOINT_URL, expected) => {
     expect(usesEmulator({ AWS_ENDPOINT_URL })).toBe(expected);
   });
 
-  test('gets no credentials, region or profile of the shell', () => {
+  test('the AWS emulator gets no credentials, region or profile of the shell', () => {
     const shell = { AWS_ACCESS_KEY_ID: 'x', AWS_SESSION_TOKEN: 'x', AWS_PROFILE: 'x', AWS_DEFAULT_PROFILE: 'x' };
 
     const settings = emulatorSettings({ ...shell, AWS_DEFAULT_REGION: 'eu-west-1', PATH: '/bin', STACK_NAME: 'mine' });
