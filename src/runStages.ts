@@ -118,6 +118,7 @@ const tagOf = (value: unknown): string => Object.prototype.toString.call(value).
 function clientMessage(error: unknown, stage: string): string {
   let message = '';
   try {
+    // Cut first, because an array of the code points of many MiB would use up the memory.
     if (error instanceof StageError) message = String(error.message).slice(0, 2 * MAX_MESSAGE_CODE_POINTS);
   } catch {
     // JavaScript can throw objects that cannot be read.

@@ -151,7 +151,7 @@ const mutants = [
   ...replacements(STAGES, 'return original === value;', 'return true;'),
   ...replacements(STAGES, 'Number.isFinite(value)', 'true'),
   ...replacements(STAGES, "typeof value === 'string' || typeof value === 'boolean'", 'true'),
-  ...replacements(STAGES, "if (tagOf(value) !== 'Object') return Array.isArray(value);", ''),
+  ...replacements(STAGES, "if (tagOf(value) !== 'Object')", 'if (Array.isArray(value))'),
   ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'true'),
   ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'isPlain'),
   ...replacements(STAGES, 'isPlain || Object.keys(value).length > 0', 'Object.keys(value).length > 0'),

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Stage, StageError } from '../../src/stages/stage.ts';
@@ -34,6 +35,11 @@ export const stages: readonly Stage[] = ['first', 'second', 'third'].map((name) 
           break;
         case 'ignore':
           await sleep(milliseconds);
+          break;
+        case 'linger':
+          await once(signal, 'abort');
+          await sleep(milliseconds);
+          signal.throwIfAborted();
           break;
         case 'never':
           await new Promise(() => undefined);

@@ -7,6 +7,7 @@ import type { RESULTS } from './faultyStages.ts';
  * What a test stage does. Numbers are milliseconds.
  * - `work`: runs for that long, unless its signal aborts.
  * - `ignore`: runs for that long and ignores its signal.
+ * - `linger`: runs until its signal aborts, and for that long after it.
  * - `never`: never settles.
  * - `block`: blocks the event loop for that long.
  * - `throw`: throws a `StageError`.
@@ -16,7 +17,7 @@ import type { RESULTS } from './faultyStages.ts';
  * - `odd keys`, `deep`: returns an unusual result.
  */
 export type StageAction =
-  | `${'work' | 'ignore' | 'block'} ${number}`
+  | `${'work' | 'ignore' | 'linger' | 'block'} ${number}`
   | 'never'
   | 'throw'
   | 'fail'
