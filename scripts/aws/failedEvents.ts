@@ -21,7 +21,7 @@ const MAX_REASON_CHARACTERS = 120;
 export interface FailedEvent {
   readonly messageId: string;
   readonly receiptHandle: string;
-  /** Undefined if the message is not from Lambda, or has no job id. */
+  /** Undefined if the message is not from Lambda, or has no job ID. */
   readonly jobId: string | undefined;
   readonly requestPayload: unknown;
   /** When, how and why the event failed. */
@@ -101,7 +101,7 @@ export function parseFailedEvent({
   const context = field(record, 'requestContext');
   const error = field(field(record, 'responsePayload'), 'errorMessage');
   const columns = [
-    jobId ?? `no job id (message ${MessageId})`,
+    jobId ?? `message ${MessageId}`,
     new Date(Number(Attributes['SentTimestamp'] ?? 0)).toISOString(),
     field(context, 'condition') ?? '-',
     `invoked ${field(context, 'approximateInvokeCount') ?? '?'} times`,

@@ -60,7 +60,7 @@ await run(async () => {
 
 /** Decides by the job's phase, without changing the job. */
 async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan> {
-  if (jobId === undefined) return { action: 'keep', reason: 'cannot be sent: delete it by hand' };
+  if (jobId === undefined) return { action: 'keep', reason: 'no job ID; delete this message manually' };
   const { Item } = await dynamodb.send(new GetCommand({ TableName: tableName, Key: { jobId }, ConsistentRead: true }));
   if (Item === undefined) return { action: 'delete', reason: 'job not found' };
   try {

@@ -1,4 +1,4 @@
-/** Runs the operator's scripts on the local AWS as an operator does, in a checkout whose path contains a space. */
+/** Runs the operator's scripts on the AWS emulator as an operator does, in a checkout whose path contains a space. */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -515,7 +515,7 @@ describe('on the AWS emulator', () => {
       [expired]: 'job not found',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found',
-      'no job id': 'cannot be sent: delete it by hand',
+      message: 'no job ID; delete this message manually',
     });
     expect(outcomesOf(sent)).toMatchObject({
       [jobId]: 'job already ended (DONE), deleted',
@@ -525,11 +525,11 @@ describe('on the AWS emulator', () => {
       [expired]: 'job not found, deleted',
       [spoiled]: 'Job record has no valid status',
       [unknown]: 'job not found, deleted',
-      'no job id': 'cannot be sent: delete it by hand',
+      message: 'no job ID; delete this message manually',
     });
     for (const outcome of [listed, sent, after]) expect(outcome.stdout).toMatch(countsOf(outcome));
     const left = Object.keys(outcomesOf(after));
-    expect(left).toEqual(expect.arrayContaining([held, spoiled, 'no job id']));
+    expect(left).toEqual(expect.arrayContaining([held, spoiled, 'message']));
     for (const id of [jobId, pending, lapsed, expired, unknown]) expect(left).not.toContain(id);
     expect(await run(script('poll.sh', baseUrl, pending))).toMatchObject({ code: 0 });
   });
@@ -537,10 +537,10 @@ describe('on the AWS emulator', () => {
   /** The lines of redrive.sh about an event. */
   const eventLines = ({ stdout }: Outcome) => stdout.split('\n').filter((line) => / {2}invoked /.test(line));
 
-  /** The last column of each line of redrive.sh, by job id. */
+  /** The last column of each line of redrive.sh, by job id, or by `message` if there is none. */
   function outcomesOf(outcome: Outcome): Record<string, string> {
     return Object.fromEntries(
-      eventLines(outcome).map((line) => [line.split(/ {2}| \(message/)[0] ?? '', line.split('  ').at(-1) ?? '']),
+      eventLines(outcome).map((line) => [line.split(/ {2}|(?<=^message) /)[0] ?? '', line.split('  ').at(-1) ?? '']),
     );
   }
 
@@ -700,7 +700,7 @@ describe('on the AWS emulator', () => {
     expect(before.objects.length).toBeGreaterThan(0);
   });
 
-  test('teardown.sh refuses a prefix of our stack name, even if there are artifacts under it', async () => {
+  test("teardown.sh refuses a prefix of the stack's name, even if there are artifacts under it", async () => {
     await putArtifact('operat/artifact');
     const before = await inventory();
     useStack('operat');
@@ -742,7 +742,7 @@ describe('on the AWS emulator', () => {
     expect(await inventory()).toEqual(before);
   });
 
-  test('teardown.sh deletes the stack and our artifacts, and keeps those of other applications', async () => {
+  test('teardown.sh deletes the stack and its artifacts, and keeps those of other applications', async () => {
     const Bucket = (await inventory()).buckets[0];
     for (let version = 0; version < 3; version += 1) await putArtifact('operations/old');
     await clients.s3.send(new DeleteObjectCommand({ Bucket, Key: 'operations/old' }));
