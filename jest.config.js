@@ -28,7 +28,7 @@ export default {
     {
       ...common,
       displayName: 'e2e',
-      // The other suites break or delete what they test, so they run only on their own local AWS.
+      // The other suites break or delete what they test, so they run only on their own AWS emulator.
       testMatch: [`<rootDir>/tests/e2e/${process.env.API_BASE_URL === undefined ? '*' : 'api'}.test.ts`],
     },
   ],

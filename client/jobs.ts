@@ -170,7 +170,7 @@ class Call {
     const init = { ...this.#init, signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]) };
     try {
       const response = await fetchUrl(this.url, init);
-      // The time-out also ends a body that never ends.
+      // The timeout also applies to a body that never ends.
       return { status: response.status, headers: response.headers, body: await response.text() };
     } catch (cause) {
       return { headers: new Headers(), body: '', cause };

@@ -5,7 +5,7 @@ import { runStages } from './runStages.ts';
 import type { Stage } from './stages/stage.ts';
 import { count, logger, recordAttempt, recordEnd } from './telemetry.ts';
 
-/** Time reserved for writing the end of the job, in milliseconds. */
+/** Time reserved for the final write, in milliseconds. */
 export const RESERVE_MS = CALL_BUDGET_MS;
 
 /**
@@ -32,12 +32,12 @@ export interface AttemptDependencies {
 }
 
 /**
- * Runs one attempt: claims the job, runs the stages within the remaining time, and stores the end.
+ * Runs one attempt: claims the job, runs the stages within the remaining time, and stores the outcome.
  *
  * @param remainingMs how long the invocation may still run
  * @param running see {@link runStages}
  * @returns `held` if another attempt has a live lease; Lambda must then deliver the event again
- * @throws if the claim or the end cannot be written, or if the stages timed out without having had
+ * @throws if the claim or the outcome cannot be written, or if the stages timed out without having had
  *   their full time and the job has attempts left. The lease then expires, and Lambda's retry starts the
  *   next attempt.
  */
@@ -72,15 +72,15 @@ export async function runAttempt(
     if (remainingMs() <= RESERVE_MS) controller.abort();
   };
   checkTime();
-  const end = await runStages(stages, job, { signal, checkTime, running, clock });
+  const outcome = await runStages(stages, job, { signal, checkTime, running, clock });
   stopTimer();
   if (signal.aborted && hasAttemptsLeft(job) && limitMs < workerTimeout * 1000 - MAX_OVERHEAD_MS) {
     throw new Error(`The stages timed out after only ${limitMs} ms; another attempt is needed`);
   }
 
   const endedAt = unixSeconds(clock());
-  if (!(await repository.end(jobId, lease, end, endedAt))) throw new Error('This attempt no longer holds the job');
-  recordEnd(end.status, job, endedAt);
-  logger.info('Job ended', { outcome: end.status, durationMs: clock() - startedAt });
+  if (!(await repository.end(jobId, lease, outcome, endedAt))) throw new Error('This attempt no longer holds the job');
+  recordEnd(outcome.status, job, endedAt);
+  logger.info('Job ended', { outcome: outcome.status, durationMs: clock() - startedAt });
   return 'ended';
 }

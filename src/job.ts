@@ -1,7 +1,7 @@
 /**
  * The life cycle of a job. Its rules are pure functions of a job and a time.
  *
- *   PENDING --claim--> IN_PROGRESS --end--> DONE | ERROR
+ *   PENDING --claim--> IN_PROGRESS --final write--> DONE | ERROR
  *      |                 |      ^
  *      |                 +------+ claim again, once the lease has expired
  *      +--- lapse ---> ERROR <--+ lapse: attempts used up, or deadline passed
@@ -67,7 +67,7 @@ export const MAX_ATTEMPTS = 3;
  * Lambda kills an invocation at its timeout, by the clock of its machine. A lease lasts this much
  * longer, so a worker whose clock is ahead cannot start a stage while the first worker may still be
  * running one. AWS keeps clocks within milliseconds. Nothing else relies on clocks: a wrong clock can
- * change when a job ends, but never an end that is stored.
+ * change when a job ends, but never an outcome that is stored.
  */
 export const CLOCK_SKEW_SECONDS = 5;
 

@@ -16,7 +16,7 @@ const MAX_LOGGED = { name: 100, message: 2000, stack: 4000 };
 /** How many causes of an error are logged, each the cause of the one before. */
 const MAX_CAUSES = 4;
 
-/** What the log has of an error. All of it is plain data. */
+/** What is logged of an error. All of it is plain data. */
 interface LoggedError {
   readonly name?: string | undefined;
   readonly message?: string | undefined;
@@ -27,7 +27,7 @@ interface LoggedError {
 }
 
 /**
- * Logs anything that was thrown. Of an error the log has only name, message, code, stack and causes, each
+ * Logs anything that was thrown. Of an error only name, message, code, stack and causes are logged, each
  * cut to a fixed length: libraries attach requests, credentials, output and buffers to their errors.
  */
 export function logError(message: string, error: unknown, fields: object): void {
@@ -88,7 +88,7 @@ export function recordAttempt(job: Job, now: number): void {
   else metrics.addMetric('TimeInQueue', MetricUnit.Seconds, Math.max(0, now - job.createdAt));
 }
 
-/** Records the end of a job at `endedAt` (Unix seconds), and the time since its creation. */
+/** Records that a job ended at `endedAt` (Unix seconds), and the time since its creation. */
 export function recordEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): void {
   count(status === 'DONE' ? 'JobsDone' : 'JobsFailed');
   metrics.addMetric('TimeToEnd', MetricUnit.Seconds, Math.max(0, endedAt - job.createdAt));
@@ -96,7 +96,7 @@ export function recordEnd(status: 'DONE' | 'ERROR', job: Job, endedAt: number): 
 
 /**
  * Runs one invocation: log lines get the request id, an error is logged and rethrown, and the
- * metrics are sent at the end.
+ * metrics are sent last.
  */
 export function withTelemetry<T>(context: Context, work: () => Promise<T>): Promise<T> {
   logger.resetKeys();

@@ -21,7 +21,7 @@ await run(async () => {
     'sam deploy failed. After a failed first deployment (ROLLBACK_COMPLETE), run scripts/teardown.sh before the next one',
     'sam',
     'deploy',
-    // Its own folder in the bucket that all SAM applications share, so that teardown.sh deletes only our artifacts.
+    // A folder of its own in the bucket that all SAM applications share. teardown.sh deletes only that folder.
     ...['--stack-name', stackName, '--s3-prefix', stackName, '--region', region],
   );
 

@@ -30,7 +30,7 @@ export function emulatorSettings(shell: Variables): Variables {
 }
 
 /**
- * The shell's variables, with those of .env in their place. Credentials of the two are never mixed.
+ * The shell's variables, overridden by those of .env. Credentials of the two are never mixed.
  *
  * @param note is called with a sentence about each line that is not used
  * @throws Error that says what to change in .env. It never contains a value.
@@ -60,7 +60,7 @@ export function settingsOf(shell: Variables, file: string, note: (text: string) 
   return checked({ ...without(shell, replaced), ...Object.fromEntries(found) });
 }
 
-/** One line of .env, which Node parses; undefined for a blank line or a comment. Node accepts lines that are typing errors. */
+/** One line of .env, which Node parses; undefined for a blank line or a comment. Node accepts malformed lines. */
 function parseLine(line: string, number: number): { name: string; value: string } | undefined {
   if (/^\s*(?:#.*)?$/.test(line)) return undefined;
   const [, name, raw = ''] = /^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line) ?? [];
@@ -69,7 +69,7 @@ function parseLine(line: string, number: number): { name: string; value: string 
   if (/^["'`]/.test(raw) && raw.startsWith(value.slice(0, 1)) && value !== '') {
     throw new Error(`line ${number} of .env: the value of ${name} has no closing quote`);
   }
-  // Node would cut the value without a word.
+  // Node would cut the value without an error.
   if (/^(?!["'`])[^#]*[^\s#]#/.test(raw)) {
     throw new Error(`line ${number} of .env: the value of ${name} contains #, so it needs quotes`);
   }

@@ -10,7 +10,7 @@ import { bundleWith } from '../bundle.ts';
 const root = resolve(import.meta.dirname, '..', '..');
 const directory = join(root, '.tools', 'source-maps');
 
-/** A frame such as `at run (/var/task/worker.js:27:54902)`: what comes before the path, the file's name, line and column. */
+/** A frame such as `at run (/var/task/worker.js:27:54902)`: the part before the path, then file name, line and column. */
 const FRAME = /(\(|at (?:async )?)(?:[^()]*[/\\])?(\w+\.js):(\d+):(\d+)/;
 
 /** Returns a frame with the line of src/ or of a package, or unchanged if that is not known. */

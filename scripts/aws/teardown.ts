@@ -31,7 +31,7 @@ const STACK_POLL_MS = 1000;
 interface SamStorage {
   readonly stack: Stack;
   readonly bucket: string;
-  /** How many versions and delete markers our folder has. */
+  /** How many versions and delete markers the application's folder has. */
   readonly artifacts: number;
   /** Why both are kept; undefined if they are deleted. */
   readonly keptBecause: string | undefined;
@@ -43,7 +43,7 @@ await run(async () => {
   const args = process.argv.slice(2);
   if (args.some((arg) => arg !== '--yes')) throw new Error('usage: bash scripts/teardown.sh [--yes]');
   const stackName = requireEnv('STACK_NAME');
-  // With the slash: the name of another stack may begin with ours.
+  // With the slash: the name of another stack may begin with this one.
   const folder = `${stackName}/`;
   const { Account: account } = await new STSClient().send(new GetCallerIdentityCommand());
   const place = `account ${account}, region ${requireEnv('AWS_REGION')}`;
@@ -184,7 +184,7 @@ async function confirmed(): Promise<boolean> {
 }
 
 /**
- * Deletes our artifacts, then SAM's bucket and stack unless they are kept. The bucket comes first,
+ * Deletes the application's artifacts, then SAM's bucket and stack unless they are kept. The bucket comes first,
  * because S3 refuses to delete it if another application has just put something into it.
  *
  * @returns why bucket and stack are kept, or undefined if they are deleted

@@ -1,6 +1,6 @@
 /**
  * A load test of a deployed API. Jobs are submitted at random times (an open loop: a slow API does not slow them
- * down), or all at once, and each is followed to its end with client/jobs.ts.
+ * down), or all at once, and each is followed with client/jobs.ts until it ends.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -11,7 +11,7 @@ import { percentile } from './statistics.ts';
 const USAGE = `Usage: npm run load -- URL [--rate 1] [--seconds 60] [--burst JOBS] [--first-get SECONDS]
                              [--limit 600] [--seed NUMBER]
 Submits jobs at random times, on average --rate a second for --seconds, or --burst jobs at once. Follows each
-to its end, for at most --limit seconds. The first GET comes when Retry-After says, or after --first-get seconds.
+until it ends, for at most --limit seconds. The first GET comes when Retry-After says, or after --first-get seconds.
 The same --seed gives the same times. Refused requests are repeated as openapi.yaml allows.
 Exit code 1 if a job was not accepted within the limit, or was lost: unknown to the API, or not ended by the limit.`;
 

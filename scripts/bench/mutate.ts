@@ -139,8 +139,8 @@ const mutants = [
   ...replacements(ATTEMPT, 'stopTimer();', ''),
   ...replacements(
     ATTEMPT,
-    'if (!(await repository.end(jobId, lease, end, endedAt)))',
-    'if (!(await repository.end(jobId, lease, end, endedAt)) && false)',
+    'if (!(await repository.end(jobId, lease, outcome, endedAt)))',
+    'if (!(await repository.end(jobId, lease, outcome, endedAt)) && false)',
   ),
   ...replacements(STAGES, '.finally(() => running.delete(name))', ''),
   ...replacements(STAGES, 'running.set(name, work);', ''),

@@ -2,6 +2,6 @@
 declare module 'dynalite' {
   import type { Server } from 'node:http';
 
-  /** Returns an in-memory DynamoDB: an HTTP server that is not listening yet. A new table is CREATING for `createTableMs`. */
+  /** An in-memory DynamoDB: an HTTP server that does not listen yet. A new table is CREATING for `createTableMs`. */
   export default function dynalite(options?: { readonly createTableMs?: number }): Server;
 }

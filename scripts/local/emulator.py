@@ -36,7 +36,7 @@ def end_with_parent():
 
 
 def report_functions(lambda_svc, worker_class):
-    """Adds a JSON line to the file for each log line, and for the start, the end and the next try of a worker's event."""
+    """Adds a JSON line to the file for each log line, and when a try of a worker's event starts, ends or is scheduled."""
     file = open(os.environ["REPORTS_FILE"], "a", encoding="utf-8")
     lock = threading.Lock()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the API on the local AWS against openapi.yaml, with requests that schemathesis generates:
+# Tests the API on the AWS emulator against openapi.yaml, with requests that schemathesis generates:
 # `npm run test:fuzz`. Arguments go to `schemathesis run`, for example --max-time 600 or --seed 1.
 set -euo pipefail
 # shellcheck source=scripts/local/install.sh

@@ -1,4 +1,4 @@
-/** Deploys the application to a local AWS and runs schemathesis against it. Run by fuzz.sh. */
+/** Deploys the application to the AWS emulator and runs schemathesis against it. Run by fuzz.sh. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join, resolve } from 'node:path';

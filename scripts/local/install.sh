@@ -159,7 +159,7 @@ need_sam() {
   export PATH
 }
 
-# Like need_sam, but installs nothing: whoever deploys may want to choose the SAM CLI.
+# Like need_sam, but installs nothing: the person who deploys may want to choose the SAM CLI.
 require_sam() {
   if has_sam; then return; fi
   PATH="$(programs_of sam):$PATH"

@@ -1,5 +1,5 @@
 /**
- * Runs the local AWS (ministack, on loopback) and the real SAM CLI against it. `scripts/local/install.sh`
+ * Runs the AWS emulator (ministack, on loopback) and the real SAM CLI against it. `scripts/local/install.sh`
  * installs both. Needs no AWS account, and ignores credentials that are set in the shell.
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
@@ -52,14 +52,14 @@ const SHOWN_LINES = 30;
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
- * Starts the local AWS. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed.
+ * Starts the AWS emulator. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed.
  *
  * @throws Error if the port is in use, or if the emulator is not installed or does not start
  */
 export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
-  // For all temporary files of SAM and the emulator. Deleted at the end.
+  // For all temporary files of SAM and the emulator. Deleted when the emulator stops.
   const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
   const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
   const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
@@ -101,8 +101,8 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   const ended = exited.then((reason): never => {
     throw new Error(
       reason instanceof Error
-        ? `The local AWS could not be started (${reason.message}). 'bash scripts/local.sh' installs it.`
-        : `The local AWS has ended:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
+        ? `The AWS emulator could not be started (${reason.message}). 'bash scripts/local.sh' installs it.`
+        : `The AWS emulator has ended:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
     );
   });
   ended.catch(() => undefined);
@@ -156,7 +156,7 @@ async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<strin
   return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
 }
 
-/** Options of AWS SDK clients for the local AWS. */
+/** Options of AWS SDK clients for the AWS emulator. */
 export function clientOptions({ endpoint }: Pick<LocalAws, 'endpoint'>) {
   return { endpoint, region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 }
@@ -203,7 +203,7 @@ async function run(aws: LocalAws, command: string, args: readonly string[]): Pro
   }
 }
 
-/** This process's environment, with the settings for the local AWS instead of those for AWS. */
+/** This process's environment, with the settings for the AWS emulator instead of those for AWS. */
 function environment(endpoint: string): Record<string, string> {
   const env = withoutAws(process.env);
   const pathName = Object.keys(env).find((name) => name.toUpperCase() === 'PATH') ?? 'PATH';
@@ -271,7 +271,7 @@ async function isHealthy(endpoint: string, logFile: string): Promise<void> {
     await sleep(100);
   }
   throw new Error(
-    `The local AWS is not up after ${START_LIMIT_MS / 1000} s:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
+    `The AWS emulator is not up after ${START_LIMIT_MS / 1000} s:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
   );
 }
 

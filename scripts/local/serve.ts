@@ -18,7 +18,7 @@ let pageServer: PageServer | undefined;
 let isServing = false;
 let isStopping = false;
 
-// A second signal has no handler, so it ends this process immediately, and the local AWS with it.
+// A second signal has no handler, so it ends this process immediately, and the AWS emulator with it.
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
@@ -106,7 +106,7 @@ async function buildAndDeploy(local: LocalAws, page: PageServer): Promise<void> 
   }
 }
 
-/** Shows at once if a function cannot start. Otherwise only the emulator's log would, while jobs stay PENDING. */
+/** Shows at once if a function cannot start. Otherwise only the emulator's log would say so, while jobs stay PENDING. */
 function start(local: LocalAws): Promise<void> {
   return step('Starting each function once', () => startFunctions(local, STACK_NAME));
 }
@@ -169,7 +169,7 @@ Kill the worker of a job that is running, and see the job survive (also a button
 Show the failed events (logs.sh and the other scripts work the same way):
   AWS_ENDPOINT_URL=${endpoint} bash scripts/redrive.sh
 
-The local AWS is at ${endpoint}, its log in ${logFile}
+The AWS emulator is at ${endpoint}, its log in ${logFile}
 A change in src/ or template.yaml is built and deployed; a job that is running is then retried.
 Ctrl-C stops everything.`;
 }

@@ -10,7 +10,7 @@ const EVENTS = { CreateJobFunction: getJobEvent, GetJobFunction: getJobEvent, Wo
 /**
  * Invokes each function once and waits for it, so that no job, event or retry is left behind.
  *
- * @throws Error with a line for each function that fails, usually while it starts: the template forgot a variable
+ * @throws Error with a line for each function that fails, usually while it starts, because a variable is not set
  */
 export async function startFunctions(aws: LocalAws, stackName: string): Promise<void> {
   const options = clientOptions(aws);
@@ -23,7 +23,7 @@ export async function startFunctions(aws: LocalAws, stackName: string): Promise<
     const failures = await Promise.all(
       Object.entries(EVENTS).map(async ([name, event]) => {
         const resource = StackResources.find(({ LogicalResourceId }) => LogicalResourceId === name);
-        // A template without this function is not this script's business.
+        // The template may no longer have this function.
         if (resource?.PhysicalResourceId === undefined) return [];
         const { FunctionError, Payload } = await lambda.send(
           new InvokeCommand({ FunctionName: resource.PhysicalResourceId, Payload: JSON.stringify(event) }),

@@ -16,7 +16,7 @@ export interface CreateJobDependencies {
   readonly startWorker: (jobId: string) => Promise<void>;
   /** Seconds, as in template.yaml. */
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
-  /** Clients do not know it, so they cannot compute the job id for someone else's idempotency key. */
+  /** Clients do not know it, so they cannot compute the job id for another client's idempotency key. */
   readonly idNamespace: string;
   /** How long most jobs take, in seconds: when the first GET is worth its cost. */
   readonly expectedJobSeconds: number;

@@ -25,7 +25,7 @@ export function buildHandler({ repository, corsOrigin, clock }: GetJobDependenci
       logger.appendKeys({ jobId });
       const now = unixSeconds(clock());
       const job = isUuid(jobId) ? await repository.find(jobId, now) : undefined;
-      // The same response for a job of someone else, so that nobody learns which ids exist.
+      // The same response for another caller's job, so that nobody learns which ids exist.
       if (job === undefined || job.owner !== callerOf(event)) throw new HttpError(404, `Job '${jobId}' not found`);
       return json(200, bodyOf(job), retryAfterHeader(retryAfter(job, now)));
     },

@@ -143,7 +143,7 @@ describe('a job', () => {
     expect(updatedAt).toBeGreaterThanOrEqual(createdAt);
   });
 
-  test('a job does not change after its end, and has no Retry-After', async () => {
+  test('a job does not change after it has ended, and has no Retry-After', async () => {
     const later = await getJob(baseUrl, jobId);
 
     expect(later.text).toBe(polled.end.text);

@@ -155,7 +155,7 @@ describe('with a server that misbehaves', () => {
     ['http://127.0.0.1'],
     ['http://127.0.0.1', ID, '0'],
     ['http://a', ID, '1', '2'],
-  ])('poll.sh %s is a wrong usage', async (...args) => {
+  ])('poll.sh %s prints how to use it, and fails', async (...args) => {
     const polled = await poll(...args);
 
     expect(polled).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/^Usage: /) });

@@ -9,10 +9,10 @@ import { build, clientOptions, deploy, startLocalAws } from '../../scripts/local
 
 export { sleep };
 
-/** The deployment under test. If it is undefined, each suite deploys its own to a local AWS. */
+/** The deployment under test. If it is undefined, each suite deploys its own to an AWS emulator. */
 export const API_BASE_URL = process.env['API_BASE_URL']?.replace(/\/+$/, '');
 
-/** Whether the API is on the local AWS, whose gateway does less than API Gateway. */
+/** Whether the API is on the AWS emulator, whose gateway does less than API Gateway. */
 export function isLocalAws(url: string): boolean {
   return new URL(url).hostname.endsWith('.localhost');
 }
@@ -182,7 +182,7 @@ const apiFetch: typeof fetch = async (input, init) => {
 export interface PolledJob {
   /** Each status once, in the order seen. */
   readonly statuses: readonly string[];
-  /** A response that was read after the end. */
+  /** A response that was read after the job had ended. */
   readonly end: Answer;
 }
 
@@ -229,7 +229,7 @@ const { JOBS_TABLE_NAME, WORKER_FUNCTION_NAME } = process.env;
 export const HAS_INTERNALS =
   API_BASE_URL === undefined || (JOBS_TABLE_NAME !== undefined && WORKER_FUNCTION_NAME !== undefined);
 
-/** Returns the deployment at {@link API_BASE_URL}, or deploys the template to a local AWS. */
+/** Returns the deployment at {@link API_BASE_URL}, or deploys the template to an AWS emulator. */
 export async function openDeployment(stackName: string): Promise<Deployment> {
   if (API_BASE_URL !== undefined) {
     const internals =

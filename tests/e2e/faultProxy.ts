@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { listen } from '../support/listen.ts';
 
 type Caller = 'createJob' | 'getJob' | 'worker';
-/** What a request is for. A claim, a final write and the end of a lapsed job are all an UpdateItem. */
+/** What a request is for. A claim, a final write and the write that ends a lapsed job are all an UpdateItem. */
 type Operation = 'PutItem' | 'DeleteItem' | 'GetItem' | 'claim' | 'final write' | 'lapse' | 'Invoke';
 
 /**

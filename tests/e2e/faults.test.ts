@@ -91,8 +91,8 @@ afterAll(async () => {
 });
 
 /**
- * Submits a job with a key, repeats the POST if AWS was too slow for it, and follows the job to its end. A test below
- * checks that no POST failed for another reason.
+ * Submits a job with a key, repeats the POST if AWS was too slow for it, and follows the job until it ends. A test
+ * below checks that no POST failed for another reason.
  */
 async function runToEnd(name: string, plan: Plan = {}): Promise<Ending> {
   let response = await world.post(name, plan, name);
@@ -345,7 +345,7 @@ for (const [action, ...row] of [
     deliveries: 2,
     row,
     check: async (job) => {
-      // The end of the process is an error, so Lambda delivers the event again.
+      // Ending the process is an error, so Lambda delivers the event again.
       expect(await eventually(() => world.deliveriesOf(job) === 2)).toBe(true);
       expect(world.recorder.runsOf(job).filter(({ endedAt }) => endedAt === undefined)).toEqual([]);
     },
@@ -453,7 +453,7 @@ jobScenario('a job whose start is so slow that the SDK sends its event twice run
 
 // -------------------------------------------------------------------------------------- deliveries
 
-scenario('an event that is delivered twice concurrently, and again after the end, runs its job once', async () => {
+scenario('an event that is delivered twice at once, and again after the final write, runs its job once', async () => {
   const name = 'twice';
 
   const ending = await runToEnd(name, { stage: () => 'work 700', ...callFails('Invoke', 'twice') });
@@ -682,7 +682,7 @@ scenario(
 /** Settles when every scenario is over and Lambda's last retries have come. */
 const settled = ready.then(() => Promise.allSettled(scenarios)).then(() => sleep((RETRY_DELAY_SECONDS + 3) * 1000));
 
-test('no job changed after its end, and no status moved backwards, however often it was read', async () => {
+test('no job changed after it had ended, and no status moved backwards, however often it was read', async () => {
   await settled;
 
   const wereReread = await eventually(() => [...world.watcher.rereads.values()].every((rereads) => rereads > 0));

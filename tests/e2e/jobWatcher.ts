@@ -10,7 +10,7 @@ export interface Ending {
   readonly statuses: readonly string[];
   /** Since the watcher started to follow the job. */
   readonly seconds: number;
-  /** From the job's creation to its end, as its record says. */
+  /** From the job's creation until it ended, as its record says. */
   readonly recordedSeconds: number;
 }
 
@@ -18,7 +18,7 @@ const INTERVAL_MS = 1500;
 const READERS = 4;
 
 /**
- * Reads each job repeatedly, even after its end, and records violations of the guarantees. A 5xx
+ * Reads each job repeatedly, even after it has ended, and records violations of the guarantees. A 5xx
  * response is not a violation, because a failed read does not change the job.
  */
 export class Watcher {
@@ -33,17 +33,17 @@ export class Watcher {
     this.#baseUrl = baseUrl;
   }
 
-  /** Statuses that moved backwards, ends that changed, and jobs that disappeared. */
+  /** Statuses that moved backwards, outcomes that changed, and jobs that disappeared. */
   get violations(): readonly string[] {
     return this.#violations;
   }
 
-  /** How often each job was read again after its end. */
+  /** How often each job was read again after it had ended. */
   get rereads(): ReadonlyMap<string, number> {
     return this.#rereads;
   }
 
-  /** Follows a job to its end. Rejects if that takes more than `limitMs`. */
+  /** Follows a job until it ends. Rejects if that takes more than `limitMs`. */
   follow(jobId: string, limitMs: number): Promise<Ending> {
     const { promise, resolve, reject } = Promise.withResolvers<Ending>();
     this.#watch(jobId, limitMs, resolve).catch(reject);

@@ -48,7 +48,7 @@ beforeAll(() => {
 const started: ChildProcess[] = [];
 
 afterAll(() => {
-  // If tests have failed. The local AWS ends with its parent.
+  // If tests have failed. The AWS emulator ends with its parent.
   for (const child of started) child.kill('SIGKILL');
   rmSync(folder, { recursive: true, force: true });
 });

@@ -94,7 +94,7 @@ describe('a job', () => {
     ]);
   });
 
-  test('a job logs the start of its attempt before its stages run, and its end, but not its text', async () => {
+  test('a job logs the start of its attempt before its stages run, and its outcome, but not its text', async () => {
     let logBefore = '';
     const stage: Stage = {
       name: 'curious',
@@ -267,7 +267,7 @@ describe('the attempt fails', () => {
     expect(inputs()).toHaveLength(2);
   });
 
-  test('the attempt fails if it no longer holds the job at its end', async () => {
+  test('the attempt fails if it no longer holds the job when it writes the outcome', async () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(conditionFailed);
 

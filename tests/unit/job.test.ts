@@ -78,7 +78,7 @@ test.each([
   [30, 16],
   [150, 23],
 ])(
-  'a client that obeys Retry-After reads a job of %i s %i times, and sees its end at most a quarter of that late',
+  'a client that obeys Retry-After reads a job of %i s %i times, and sees its outcome at most a quarter of that late',
   (age, reads) => {
     let now = pending.createdAt;
     let count = 1;

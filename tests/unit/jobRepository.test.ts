@@ -436,7 +436,7 @@ describe('end', () => {
   test.each([
     [DONE, FAILED],
     [FAILED, DONE],
-  ])('end never replaces $status with the other end', async (first, second) => {
+  ])('end never replaces $status with the other outcome', async (first, second) => {
     const item = await givenClaimed();
 
     await repository.end(job.jobId, MINE, first, NOW + 5);
@@ -533,7 +533,7 @@ describe('the conditions of the repository and the rules of src/job.ts', () => {
           const { endedAt, errorMessage } = lapseOf(record);
           expect(found).toMatchObject({ status: 'ERROR', updatedAt: endedAt, errorMessage });
         } else expect(found).toEqual(record);
-        // Once a reader has seen an end, it never changes, whatever the clocks say.
+        // Once a reader has seen an outcome, it never changes, whatever the clocks say.
         if (found !== undefined && phaseOf(found, NOW) === 'ended') {
           await repository.claim(record.jobId, MINE, NOW - 3);
           await repository.end(record.jobId, { token: 'theirs', expiresAt: NOW }, DONE, NOW);

@@ -79,7 +79,7 @@ test('a later attempt counts as a retry', async () => {
 test.each([
   ['DONE' as const, 'JobsDone'],
   ['ERROR' as const, 'JobsFailed'],
-])('an end as %s counts as %s and records the time since the job was created', async (status, name) => {
+])('a job that ends as %s counts as %s, and the time since its creation is recorded', async (status, name) => {
   expect(await metricsOf(() => recordEnd(status, job, 1012))).toMatchObject({ [name]: 1, TimeToEnd: 12 });
 });
 

@@ -22,11 +22,11 @@ import { killWorkers } from './reports.ts';
 export interface PageServer {
   /** `http://127.0.0.1:<port>` */
   readonly url: string;
-  /** The API's address, which stays the same over deployments. */
+  /** The API's address. It stays the same across deployments. */
   readonly baseUrl: string;
   /** From now on the page says that a deployment is running. */
   deploying(): void;
-  /** The deployment has ended. `stack` is undefined if it failed; the version before is then still served. */
+  /** The deployment has ended. `stack` is undefined if it failed; the previous version is then still served. */
   deployed(stack: Stack | undefined): void;
   stop(): void;
 }
@@ -63,7 +63,7 @@ const SECURITY_HEADERS = {
   'X-Content-Type-Options': 'nosniff',
 };
 
-/** Any other name may belong to a website that lets its name point to this machine (DNS rebinding). */
+/** Any other name may belong to a website whose name resolves to this machine (DNS rebinding). */
 const LOOPBACK_HOST = /^(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?$/i;
 
 /** Headers that are about one connection. */
@@ -114,7 +114,7 @@ export async function startPageServer(aws: LocalAws, firstPort: number): Promise
     response.end(extname(file) === '.ts' ? stripTypeScriptTypes(source) : source);
   }
 
-  /** Sends the state whenever it has changed, and all reports, until the page goes away. */
+  /** Sends the state whenever it has changed, and all reports, until the page is closed. */
   async function sendEvents(response: ServerResponse): Promise<void> {
     response.writeHead(200, { ...SECURITY_HEADERS, 'Content-Type': 'text/event-stream' });
     response.write('retry: 500\n\n');

@@ -269,7 +269,7 @@ describe('waitForJob', () => {
     expect(requests.map(({ headers }) => headers['x-api-key'])).toEqual(['secret', 'secret']);
   });
 
-  test('waitForJob looks at intervals of one’s own, except after a 429', async () => {
+  test('waitForJob reads the job at the interval that is given, except after a 429', async () => {
     responses = [
       responseOf(200, PENDING, { 'Retry-After': '9' }),
       responseOf(429, '', { 'Retry-After': '2' }),
@@ -300,7 +300,7 @@ describe('waitForJob', () => {
   test.each([
     ['never comes', neverRespond],
     ['drips without end', dripWithoutEnd],
-  ])('a response that %s is ended by the time-out, and the request is repeated', async (_what, response) => {
+  ])('a response that %s is ended by the timeout, and the request is repeated', async (_what, response) => {
     responses = [response, responseOf(200, DONE)];
 
     const job = await waitForJob(jobUrl, { ...time, requestTimeout: 0.1 });

@@ -40,7 +40,7 @@ test('a worker that crashes in its second stage has one finished stage, and Lamb
   expect(waits).toEqual([{ from: 4000, to: 63_900 }]);
 });
 
-test('a delivery whose claim is refused is no attempt', () => {
+test('a delivery whose claim is refused is not an attempt', () => {
   const { deliveries } = historyOf([
     start(1000, 'first'),
     line(1200, 'first', { message: 'Claim refused', outcome: 'ended' }),
