@@ -26,7 +26,7 @@ export function json(status: number, body: object | string, headers: Headers = {
 }
 
 /**
- * Who calls, if the API requires a sign-in: the user of an authorizer, the AWS identity that signed the
+ * The caller, if the API requires a sign-in: the user of an authorizer, the AWS identity that signed the
  * request, or else the API key's id. The prefix keeps these kinds apart.
  */
 export function callerOf({ requestContext }: APIGatewayProxyEvent): string | undefined {

@@ -58,7 +58,7 @@ async function ownParameters({ StackName, Parameters = [] }: Stack): Promise<str
     ({ ParameterKey = '', ParameterValue }) =>
       `  ${ParameterKey} is ${ParameterValue} (default: ${defaults.get(ParameterKey)})`,
   );
-  return `\nIts own parameters, which each deployment keeps unless it sets them:\n${lines.join('\n')}\n`;
+  return `\nParameters that differ from their defaults, which each deployment keeps unless it sets them:\n${lines.join('\n')}\n`;
 }
 
 /** The AWS emulator (AWS_ENDPOINT_URL on loopback) serves its APIs under other host names than AWS. */

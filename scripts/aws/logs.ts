@@ -15,7 +15,7 @@ import { requireStack, run } from './stack.ts';
 /** A job has few invocations, except GETs that fail. */
 const MAX_INVOCATIONS = 50;
 /** How far apart the log lines of one invocation can be, in milliseconds. A timeout is at most 15 minutes. */
-const NEIGHBOURHOOD_MS = 16 * 60 * 1000;
+const NEIGHBORHOOD_MS = 16 * 60 * 1000;
 
 const USAGE = 'usage: bash scripts/logs.sh JOB_ID [--since 90m|6h|14d]';
 const UNIT_MS: Readonly<Record<string, number>> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -30,15 +30,15 @@ await run(async () => {
   const found = new Map<string, LogEntry>();
   await collect(found, group, jobId, { startTime });
   if (found.size === 0) {
-    throw new Error(`${group} has no line about the job ${jobId} of the last ${since}; see --since`);
+    throw new Error(`${group} has no line about the job ${jobId} in the last ${since}; see --since`);
   }
 
   const times = [...found.values()].map(({ time }) => time);
   const requestIds = new Set([...found.values()].flatMap(({ fields }) => fields.get('function_request_id') ?? []));
   for (const requestId of [...requestIds].slice(0, MAX_INVOCATIONS)) {
     await collect(found, group, String(requestId), {
-      startTime: Math.min(...times) - NEIGHBOURHOOD_MS,
-      endTime: Math.max(...times) + NEIGHBOURHOOD_MS,
+      startTime: Math.min(...times) - NEIGHBORHOOD_MS,
+      endTime: Math.max(...times) + NEIGHBORHOOD_MS,
     });
   }
 

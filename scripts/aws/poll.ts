@@ -33,7 +33,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Joins a base URL and a job id to the job's URL. Returns no arguments if the first ones are neither of both. */
+/** Joins a base URL and a job id to the job's URL. Returns no arguments if the first ones are neither. */
 function withJobUrl([url = '', ...rest]: readonly string[]): readonly string[] {
   if (!/^https?:\/\/./.test(url) || !URL.canParse(url)) return [];
   const trimmed = url.replace(/\/$/, '');

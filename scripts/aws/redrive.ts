@@ -90,7 +90,7 @@ async function warnOfHiddenEvents(queueUrl: string): Promise<void> {
   if (hidden === 0) return;
   console.log(
     `About ${hidden} more are hidden by another run, which may have been interrupted. ` +
-      `They are visible again within ${HIDDEN_SECONDS / 60} minutes`,
+      `They will be visible again within ${HIDDEN_SECONDS / 60} minutes`,
   );
 }
 

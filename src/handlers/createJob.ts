@@ -18,7 +18,7 @@ export interface CreateJobDependencies {
   readonly lifetimes: { readonly maxEventAge: number; readonly workerTimeout: number };
   /** Clients do not know it, so they cannot compute the job id for another client's idempotency key. */
   readonly idNamespace: string;
-  /** How long most jobs take, in seconds: when the first GET is worth its cost. */
+  /** How long most jobs take, in seconds. An earlier GET is not worth its cost. */
   readonly expectedJobSeconds: number;
   /** The origin whose pages may call the API, or an empty string. */
   readonly corsOrigin: string;

@@ -419,7 +419,8 @@ describe('on the AWS emulator', () => {
     );
   }
 
-  const OWN_PARAMETER = /^Its own parameters, .*:\n {2}LogRetentionDays is 7 \(default: 14\)\n\n/m;
+  const OWN_PARAMETER =
+    /^Parameters that differ from their defaults, .*:\n {2}LogRetentionDays is 7 \(default: 14\)\n\n/m;
 
   test('deploy.sh deploys, and prints the outputs and a curl command that submits a job', async () => {
     setParameters('LogRetentionDays=7');
@@ -633,7 +634,7 @@ describe('on the AWS emulator', () => {
 
     expect(code).toBe(1);
     expect(stderr).toContain(
-      'Error: /operations/functions has no line about the job 00000000-0000-4000-8000-000000000000 of the last 1d; see --since',
+      'Error: /operations/functions has no line about the job 00000000-0000-4000-8000-000000000000 in the last 1d; see --since',
     );
   });
 
