@@ -3,9 +3,16 @@ import { parseEnv } from 'node:util';
 
 export type Variables = Readonly<Record<string, string | undefined>>;
 
-/** Other names in .env are ignored: the file must not be able to change PATH. */
-const SETTING = /^(?:AWS_\w+|SAM_CLI_\w+|STACK_NAME)$/;
-const CREDENTIALS = ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE'];
+/**
+ * Other names in .env are ignored: the file must not be able to change PATH. The two exceptions would have no effect
+ * (see {@link checked}).
+ */
+const SETTING = /^(?!AWS_(?:REGION|DEFAULT_PROFILE)$)(?:AWS_\w+|SAM_CLI_\w+|STACK_NAME)$/;
+const CREDENTIALS = [
+  ...['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE'],
+  // They belong to an access key. sam prefers the old name of the token, and refuses keys after the expiry.
+  ...['AWS_SECURITY_TOKEN', 'AWS_CREDENTIAL_EXPIRATION', 'AWS_CREDENTIAL_SCOPE', 'AWS_ACCOUNT_ID'],
+];
 
 /**
  * Roles are named STACK_NAME-CreateJobRole-XXXXXXXXXXXXX by CloudFormation, which shortens STACK_NAME if the name

@@ -54,6 +54,16 @@ describe('.env', () => {
     expect(notes).toEqual(['PATH in line 5 of .env is not used', 'NODE_OPTIONS in line 6 of .env is not used']);
   });
 
+  test.each(['AWS_REGION', 'AWS_DEFAULT_PROFILE'])('has no use for %s, and a note says so', (name) => {
+    const { settings, notes } = read([...KEYS, 'STACK_NAME=mine', `${name}=other`], {
+      AWS_DEFAULT_REGION: 'us-east-1',
+    });
+
+    expect(settings).toMatchObject({ AWS_REGION: 'us-east-1' });
+    expect(settings).not.toHaveProperty('AWS_DEFAULT_PROFILE');
+    expect(notes).toEqual([`${name} in line 4 of .env is not used`]);
+  });
+
   test.each([
     ['no secret', ['AWS_ACCESS_KEY_ID=x', ...PLACE], 'AWS_SECRET_ACCESS_KEY is not set in .env (nor is AWS_PROFILE)'],
     ['no credentials', PLACE, 'AWS_ACCESS_KEY_ID is not set in .env (nor is AWS_PROFILE)'],
@@ -153,6 +163,16 @@ describe('the credentials of the shell', () => {
     const withProfile = read(['AWS_PROFILE=mine', ...PLACE], OF_THE_SHELL);
 
     expect(Object.values({ ...withKeys.settings, ...withProfile.settings })).not.toContain('shell');
+  });
+
+  test('are dropped with the old name of the token, the expiry, the scope and the account, which the SDKs read too', () => {
+    const names = ['AWS_SECURITY_TOKEN', 'AWS_CREDENTIAL_EXPIRATION', 'AWS_CREDENTIAL_SCOPE', 'AWS_ACCOUNT_ID'];
+    const shell = { ...OF_THE_SHELL, ...Object.fromEntries(names.map((name) => [name, 'shell'])) };
+
+    const { settings } = read([...KEYS, ...PLACE], shell);
+    const ofEmulator = emulatorSettings(shell);
+
+    expect(Object.values({ ...settings, ...ofEmulator })).not.toContain('shell');
   });
 
   // sam prefers AWS_DEFAULT_PROFILE to AWS_PROFILE. The SDK for JavaScript does not read it.
