@@ -88,7 +88,9 @@ export async function startPageServer(aws: LocalAws, firstPort: number): Promise
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { method = '', url: target = '/', headers } = request;
     if (!LOOPBACK_HOST.test(headers.host ?? '')) return send(response, 403, { error: 'Host must be a loopback name' });
-    const { pathname, searchParams } = new URL(target, 'http://localhost');
+    const parsed = URL.parse(target, 'http://localhost');
+    if (parsed === null) return send(response, 400, { error: 'Not a path of a URL' });
+    const { pathname, searchParams } = parsed;
     if (/^\/Prod(?:\/|$)/.test(pathname)) return passOn(request, response);
 
     if (method === 'POST') {
@@ -218,6 +220,8 @@ async function callApi(aws: LocalAws, apiId: string, request: IncomingMessage, b
   }
   // A new connection each time, because the emulator may be about to close an old one.
   const outgoing = httpRequest({ host: '127.0.0.1', port: aws.port, method, path, headers, agent: false });
+  // After the response has begun, passBack throws the same error. Without a listener this process would end.
+  outgoing.on('error', () => undefined);
   outgoing.end(body);
   const [incoming]: IncomingMessage[] = await once(outgoing, 'response');
   if (incoming === undefined) throw new Error('no response');
