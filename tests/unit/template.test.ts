@@ -240,3 +240,16 @@ test('the dashboard is valid JSON and shows every metric of the functions', () =
     expect(body).toContain(`"${metric}"`);
   }
 });
+
+test('ExpectedJobSeconds must be a whole number, because createJob does not start with any other', () => {
+  const parameter = nodeAt(template, 'Parameters', 'ExpectedJobSeconds');
+  const pattern = new RegExp(String(parameter['AllowedPattern']));
+
+  const accepted = ['1', '5', '21600', '', '0', '-1', '2.5', '1e3', '05', '1000000000'].filter((value) =>
+    pattern.test(value),
+  );
+
+  // CloudFormation's Number could be 2.5, and it checks the pattern of strings only.
+  expect(parameter).toMatchObject({ Type: 'String', Default: '5' });
+  expect(accepted).toEqual(['1', '5', '21600']);
+});
