@@ -28,7 +28,8 @@ describe('on the AWS emulator, with 10 concurrent executions', () => {
   const options = { fetch: localhostFetch };
 
   beforeAll(async () => {
-    aws = await startLocalAws({ env: { LAMBDA_ACCOUNT_CONCURRENCY: '10' } });
+    // As on AWS, an event for which no execution is free is tried again after 1 s.
+    aws = await startLocalAws({ env: { LAMBDA_ACCOUNT_CONCURRENCY: '10', LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
     await build(aws);
     baseUrl = (await deploy(aws, { stackName: 'client' })).baseUrl;
   });
@@ -149,13 +150,13 @@ describe('with a server that misbehaves', () => {
   });
 
   test.each([
-    [],
-    [ID],
-    ['ftp://127.0.0.1', ID],
-    ['http://127.0.0.1'],
-    ['http://127.0.0.1', ID, '0'],
-    ['http://a', ID, '1', '2'],
-  ])('poll.sh %s prints how to use it, and fails', async (...args) => {
+    ['no argument', []],
+    ['a job id and no URL', [ID]],
+    ['a URL that is not of HTTP', ['ftp://127.0.0.1', ID]],
+    ['a base URL and no job id', ['http://127.0.0.1']],
+    ['a limit of 0', ['http://127.0.0.1', ID, '0']],
+    ['one argument too many', ['http://127.0.0.1', ID, '1', '2']],
+  ])('poll.sh prints its usage if it gets %s', async (_what, args) => {
     const polled = await poll(...args);
 
     expect(polled).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/^Usage: /) });
@@ -211,12 +212,13 @@ describe('with a server that misbehaves', () => {
     expect(loaded).toMatchObject({ code: 1, stderr: `job 1 is lost: ${url}/jobs/${ID} returned 404: Job not found\n` });
   });
 
-  test.each([['nowhere'], ['http://127.0.0.1', '--rate', '0'], ['http://127.0.0.1', 'http://127.0.0.1']])(
-    'the load test refuses the arguments %s',
-    async (...args) => {
-      const loaded = await run('npm', 'run', '--silent', 'load', '--', ...args);
+  test.each([
+    ['a word instead of a URL', ['nowhere']],
+    ['a rate of 0', ['http://127.0.0.1', '--rate', '0']],
+    ['two URLs', ['http://127.0.0.1', 'http://127.0.0.1']],
+  ])('the load test prints its usage if it gets %s', async (_what, args) => {
+    const loaded = await run('npm', 'run', '--silent', 'load', '--', ...args);
 
-      expect(loaded).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/Usage: npm run load/) });
-    },
-  );
+    expect(loaded).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/Usage: npm run load/) });
+  });
 });
