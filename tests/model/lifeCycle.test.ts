@@ -1,7 +1,7 @@
 import { afterEach, expect, jest, test } from '@jest/globals';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { checkSequences, newWorld } from './checkSequences.ts';
-import { outcomes } from './simulatedWorld.ts';
+import { outcomes } from './history.ts';
 
 // Fixed, so every run tries the same sequences. `npm run test:soak` tries new ones.
 const SEED = 5;

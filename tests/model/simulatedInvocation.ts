@@ -61,6 +61,8 @@ export class Invocation implements Caller {
   jobId: string | undefined;
   /** Who sent the request. */
   user: User = 'A';
+  /** Whether it is a POST with an idempotency key. */
+  hasKey = false;
   /** Which of the jobs with this id it read or wrote last. */
   incarnation = 0;
   call: Call | undefined;

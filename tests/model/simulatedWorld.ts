@@ -1,6 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
 import { DeleteCommand } from '@aws-sdk/lib-dynamodb';
-import type { APIGatewayProxyResult } from 'aws-lambda';
 import { buildHandler as buildCreateJob } from '../../src/handlers/createJob.ts';
 import { buildHandler as buildGetJob } from '../../src/handlers/getJob.ts';
 import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
@@ -11,18 +10,15 @@ import { getJobEvent, postJobEvent, signedIn } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 import type { WireResponse } from './dynamodbEngine.ts';
 import {
-  guarantees,
-  isFinal,
   type Knowledge,
   type KnownJob,
   LIFETIMES,
   latestEnd,
   mayBeExpired,
-  pick,
-  type Seen,
   type User,
   WILD_SKEW_MS,
 } from './guarantees.ts';
+import { count, History } from './history.ts';
 import { type InterceptedDynamodb, TABLE_NAME } from './interceptedClient.ts';
 import { Invocation, Sandbox } from './simulatedInvocation.ts';
 
@@ -48,12 +44,6 @@ interface LambdaEvent {
   readonly failures: number;
 }
 
-/** What is known about a job id, as the world records it. */
-type Track = { -readonly [Name in keyof KnownJob]: KnownJob[Name] } & { readonly texts: Set<string> };
-
-/** How often each outcome has occurred. A test checks that the sequences reach all of them. */
-export const outcomes = new Map<string, number>();
-
 /**
  * Simulates Lambda, the network, clients and clocks around the real handlers, the real repository
  * and a real DynamoDB engine. Nothing happens unless a method of this class makes it happen, and each
@@ -69,14 +59,12 @@ export class SimulatedWorld implements Knowledge {
     readonly land: () => Promise<WireResponse>;
   }[] = [];
   readonly #sandboxes: Sandbox[] = [];
-  readonly #tracks = new Map<string, Track>();
-  readonly #trace: string[] = [];
+  readonly #history = new History(this);
   readonly #dynamodb: InterceptedDynamodb;
   readonly #run: string;
   readonly hasWildClocks: boolean;
   now = START_MS;
   #ids = 0;
-  #violation: string | undefined;
 
   /** @param run a number that is unique among the worlds on this engine */
   constructor(dynamodb: InterceptedDynamodb, run: number, hasWildClocks: boolean) {
@@ -86,11 +74,11 @@ export class SimulatedWorld implements Knowledge {
   }
 
   get jobs(): readonly KnownJob[] {
-    return [...this.#tracks.values()];
+    return this.#history.jobs;
   }
 
   get jobIds(): readonly string[] {
-    return [...this.#tracks.keys()];
+    return this.jobs.map(({ jobId }) => jobId);
   }
 
   /** The invocations that are waiting for a call. */
@@ -112,6 +100,7 @@ export class SimulatedWorld implements Knowledge {
   async post(user: User, key: string | undefined, text: string, skew: number): Promise<Invocation> {
     const invocation = this.#newInvocation('POST', HTTP_TIMEOUT_MS, skew);
     invocation.user = user;
+    invocation.hasKey = key !== undefined;
     this.#log(invocation, `user ${user}, key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
     const handle = buildCreateJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
@@ -128,7 +117,12 @@ export class SimulatedWorld implements Knowledge {
     });
     return this.#start(invocation, async () => {
       const response = await handle(signedIn(event, user), this.#contextOf(invocation));
-      return () => this.#onPostResponse(invocation, text, response);
+      return () => {
+        const { statusCode, body } = response;
+        invocation.status = statusCode;
+        this.#log(invocation, `returns ${statusCode} ${body}`);
+        this.#history.seePostResponse(invocation, text, statusCode, body);
+      };
     });
   }
 
@@ -137,23 +131,28 @@ export class SimulatedWorld implements Knowledge {
     const invocation = await this.#runNew(() => this.post(user, key, text, 0));
     const { jobId, status } = invocation;
     if (jobId === undefined) return;
-    this.#see({ what: 'response to a POST without faults', job: this.#track(jobId), status });
-    this.#verify();
+    this.#history.see({ what: 'response to a POST without faults', job: this.#history.job(jobId), status });
+    this.#history.verify();
   }
 
   /** A GET by the job's owner, or by another caller. */
-  async get(jobId: string, skew: number, user = this.#track(jobId).owner): Promise<Invocation> {
+  async get(jobId: string, skew: number, user = this.#history.job(jobId).owner): Promise<Invocation> {
     const invocation = this.#newInvocation('GET', HTTP_TIMEOUT_MS, skew);
-    this.#log(invocation, `user ${user}, ${this.#track(jobId).name}, clock +${skew} ms`);
+    invocation.user = user;
+    this.#log(invocation, `user ${user}, ${this.#history.job(jobId).name}, clock +${skew} ms`);
     const handle = buildGetJob({
       repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
       corsOrigin: '',
       clock: () => this.now + invocation.skew,
     });
-    const before = { ...this.#track(jobId) };
+    const before = { ...this.#history.job(jobId) };
     return this.#start(invocation, async () => {
       const response = await handle(signedIn(getJobEvent(jobId), user), this.#contextOf(invocation));
-      return () => this.#onGetResponse(invocation, user, before, response);
+      return () => {
+        const { statusCode, body } = response;
+        this.#log(invocation, `returns ${statusCode} ${body}`);
+        this.#history.seeGetResponse(invocation, before, statusCode, body);
+      };
     });
   }
 
@@ -188,7 +187,7 @@ export class SimulatedWorld implements Knowledge {
     this.#log(
       invocation,
       [
-        this.#track(jobId).name,
+        this.#history.job(jobId).name,
         `clock +${skew} ms`,
         ...(isDuplicate ? ['a duplicate'] : []),
         ...(ignoresSignal ? ['ignores its signal'] : []),
@@ -200,7 +199,7 @@ export class SimulatedWorld implements Knowledge {
       run: async (text, { results, signal }) => {
         invocation.stagesStartedAt ??= this.now;
         this.#log(invocation, 'a stage starts');
-        this.#see({ what: 'stage start', job: this.#track(jobId), invocation, text });
+        this.#history.see({ what: 'stage start', job: this.#history.job(jobId), invocation, text });
         invocation.unsettledStages += 1;
         try {
           await invocation.doWork(ignoresSignal ? undefined : signal);
@@ -211,7 +210,9 @@ export class SimulatedWorld implements Knowledge {
       },
     });
     const handle = buildWorker({
-      repository: new WatchedRepository(this.#dynamodb, this, invocation),
+      repository: new WatchedRepository(this.#dynamodb, (end) =>
+        this.#history.see({ what: 'final write', job: this.#history.job(jobId), invocation, end }),
+      ),
       stages: [stage('first'), stage('second')],
       workerTimeout: LIFETIMES.workerTimeout,
       startTimer: (milliseconds, onTime) => {
@@ -232,12 +233,12 @@ export class SimulatedWorld implements Knowledge {
         return ended;
       },
     });
-    const before = { ...this.#track(jobId) };
+    const before = { ...this.#history.job(jobId) };
     return this.#start(invocation, async () => {
       await handle({ jobId }, this.#contextOf(invocation));
       return () => {
         count('worker done');
-        this.#see({ what: 'success of the worker', job: this.#track(jobId), before });
+        this.#history.see({ what: 'success of the worker', job: this.#history.job(jobId), before });
       };
     });
   }
@@ -246,7 +247,7 @@ export class SimulatedWorld implements Knowledge {
   async redrive(index: number): Promise<void> {
     const [event] = this.failedEvents.splice(index, 1);
     if (event === undefined) return;
-    this.#trace.push(`redrive ${this.#track(event.jobId).name}`);
+    this.#history.log(`redrive ${this.#history.job(event.jobId).name}`);
     this.queue.push({ ...event, failures: 0, queuedAt: this.now });
   }
 
@@ -254,7 +255,7 @@ export class SimulatedWorld implements Knowledge {
   async drop(index: number): Promise<void> {
     const [event] = this.queue.splice(index, 1);
     if (event === undefined) return;
-    this.#trace.push(`${this.#time()} AWS drops the event of ${this.#track(event.jobId).name}`);
+    this.#history.log(`${this.#time()} AWS drops the event of ${this.#history.job(event.jobId).name}`);
     count('event dropped');
   }
 
@@ -285,7 +286,7 @@ export class SimulatedWorld implements Knowledge {
       if (call.isRetry) this.#onLostCall(invocation, call.label);
       await this.#step(invocation, () => call.fail(timeoutError()));
     }
-    this.#verify();
+    this.#history.verify();
   }
 
   /** A call is carried out, but its response never arrives. */
@@ -310,7 +311,7 @@ export class SimulatedWorld implements Knowledge {
     } else {
       await this.#step(invocation, settle);
     }
-    this.#verify();
+    this.#history.verify();
   }
 
   /** A running stage blocks its process, so that no timer fires there, and then settles. */
@@ -346,9 +347,9 @@ export class SimulatedWorld implements Knowledge {
     }
     if (isDone) return;
     count(`${invocation.kind} killed`);
-    if (invocation.kind === 'POST' && invocation.hasWritten) this.#excuse(invocation);
+    if (invocation.kind === 'POST' && invocation.hasWritten) this.#history.excuse(invocation);
     invocation.onFailure();
-    this.#verify();
+    this.#history.verify();
   }
 
   /** A late call is carried out. */
@@ -356,8 +357,8 @@ export class SimulatedWorld implements Knowledge {
     const [write] = this.late.splice(index, 1);
     if (write === undefined) return;
     await this.#perform(write.invocation, `late ${write.label}`, write.land);
-    if (write.invocation.kind === 'POST') this.#excuse(write.invocation);
-    this.#verify();
+    if (write.invocation.kind === 'POST') this.#history.excuse(write.invocation);
+    this.#history.verify();
   }
 
   /** Time passes: timers fire, Lambda kills invocations at their timeout and gives up on old events. */
@@ -381,13 +382,13 @@ export class SimulatedWorld implements Knowledge {
       this.failedEvents.push(event);
       count('event too old');
     }
-    this.#trace.push(`${this.#time()} time passed`);
-    this.#verify();
+    this.#history.log(`${this.#time()} time passed`);
+    this.#history.verify();
   }
 
   /** Time passes until the given number of milliseconds after a job expires. */
   async advanceToExpiry(jobId: string, milliseconds: number): Promise<void> {
-    const { record } = this.#track(jobId);
+    const { record } = this.#history.job(jobId);
     if (record !== undefined)
       await this.advance(Math.max(0, record.expiresAt * 1000 - this.now + milliseconds), 'dropped');
   }
@@ -399,105 +400,28 @@ export class SimulatedWorld implements Knowledge {
 
   /** DynamoDB deletes an expired job. */
   async sweep(jobId: string): Promise<void> {
-    const { record } = this.#track(jobId);
+    const { record } = this.#history.job(jobId);
     if (record === undefined || record.expiresAt * 1000 > this.now) return;
     await this.#dynamodb.client.send(new DeleteCommand({ TableName: TABLE_NAME, Key: { jobId } }));
-    this.#trace.push(`${this.#time()} DynamoDB deletes ${this.#track(jobId).name}`);
-    await this.#observe(jobId);
-    this.#verify();
+    this.#history.log(`${this.#time()} DynamoDB deletes ${this.#history.job(jobId).name}`);
+    this.#history.seeRecord(jobId, await this.#dynamodb.peek(jobId));
+    this.#history.verify();
   }
 
   /** Checks that every job ends within the bound and that later deliveries do not change it. No more faults occur. */
   async settle(): Promise<void> {
-    const jobs = [...this.#tracks.values()].filter(({ record }) => record !== undefined);
+    const jobs = this.jobs.filter(({ record }) => record !== undefined);
     const bound = Math.max(0, ...jobs.flatMap(({ record }) => (record === undefined ? [] : latestEnd(record))));
     await this.advance(Math.max(0, bound * 1000 - this.now, this.hasWildClocks ? 3 * WILD_SKEW_MS : 0), 'dropped');
     for (const round of ['before', 'after']) {
       for (const job of jobs) {
         if (job.record === undefined || mayBeExpired(job.record, this)) continue;
         await this.#runNew(() => this.get(job.jobId, 0));
-        this.#see({ what: 'end of time', job });
+        this.#history.see({ what: 'end of time', job });
       }
       while (round === 'before' && this.queue.length > 0) await this.#runNew(() => this.deliver(0, { reuse: 0 }));
     }
-    this.#verify();
-  }
-
-  // ------------------------------------------------------------------------------------------ responses
-
-  #onPostResponse(invocation: Invocation, text: string, { statusCode: status, body }: APIGatewayProxyResult): void {
-    invocation.status = status;
-    this.#log(invocation, `returns ${status} ${body}`);
-    count(`POST ${status}`);
-    if (invocation.jobId === undefined) return;
-    const job = this.#track(invocation.jobId);
-    this.#see({ what: 'POST response', job, invocation, text, status, body: JSON.parse(body) });
-    // Otherwise the job that it read has expired, and another POST has created the next one.
-    if (status === 202 && job.incarnation === invocation.incarnation) job.isAccepted = true;
-  }
-
-  #onGetResponse(
-    invocation: Invocation,
-    user: User,
-    before: KnownJob,
-    { statusCode: status, body }: APIGatewayProxyResult,
-  ): void {
-    this.#log(invocation, `returns ${status} ${body}`);
-    const response: unknown = JSON.parse(body);
-    const job = this.#track(before.jobId);
-    if (user !== job.owner) {
-      count(`GET for another caller ${status}`);
-      this.#see({ what: 'GET response for another caller', job, status, body: response });
-      return;
-    }
-    const seen = status === 200 ? [pick(response, 'status'), pick(response, 'errorMessage')] : [];
-    count(['GET', status, ...seen].filter((part) => part !== undefined).join(' '));
-    this.#see({ what: 'GET response', job, before, status, body: response });
-    if (job.incarnation !== before.incarnation || job.shown !== undefined || !isFinal(response)) return;
-    job.shown = response;
-    job.shownAt = this.invocations.length;
-  }
-
-  onEndStored(invocation: Invocation, jobId: string, end: Outcome): void {
-    this.#see({ what: 'final write', job: this.#track(jobId), invocation, end });
-  }
-
-  // ----------------------------------------------------------------------------------------- guarantees
-
-  /** Reads a record after a write and compares it with its previous state. */
-  async #observe(jobId: string): Promise<void> {
-    const job = this.#track(jobId);
-    const before = job.record;
-    const after = await this.#dynamodb.peek(jobId);
-    job.record = after;
-    if (after !== undefined) job.texts.add(after.text);
-    if (before === undefined && after === undefined) return;
-    const wasExpired = before !== undefined && mayBeExpired(before, this);
-    if (before !== undefined && after !== undefined && !(wasExpired && after.createdAt > before.createdAt)) {
-      this.#see({ what: 'change', job, before, after });
-      return;
-    }
-    if (before !== undefined && !wasExpired) this.#see({ what: 'loss', job, before });
-    job.incarnation += 1;
-    job.isAccepted = false;
-    job.isExcused = false;
-    job.shown = undefined;
-  }
-
-  /** Records the first violation of a guarantee. It is thrown later, because the product's code could catch it here. */
-  #see(seen: Seen): void {
-    for (const [name, guarantee] of Object.entries(guarantees)) {
-      for (const violation of guarantee(seen, this)) this.#violation ??= this.#withTrace(`${name}: ${violation}`);
-    }
-  }
-
-  #verify(): void {
-    this.#see({ what: 'end of a move' });
-    if (this.#violation !== undefined) throw new Error(this.#violation);
-  }
-
-  #withTrace(message: string): string {
-    return `${message}\n${this.#trace.join('\n')}`;
+    this.#history.verify();
   }
 
   // ------------------------------------------------------------------------------------------ machinery
@@ -523,23 +447,23 @@ export class SimulatedWorld implements Knowledge {
           const message = error instanceof Error ? error.message : String(error);
           this.#log(invocation, `fails: ${message}`);
           const { jobId } = invocation;
-          if (jobId !== undefined) this.#see({ what: 'failure', job: this.#track(jobId), message });
+          if (jobId !== undefined) this.#history.see({ what: 'failure', job: this.#history.job(jobId), message });
           count(`${invocation.kind} failed`);
           invocation.onFailure();
         })
         .then((onEnd) => {
           onEnd();
-          this.#see({ what: 'end of an invocation', invocation });
+          this.#history.see({ what: 'end of an invocation', invocation });
           invocation.finish();
         });
     });
-    this.#verify();
+    this.#history.verify();
     return invocation;
   }
 
   async #step(invocation: Invocation, go: () => void): Promise<void> {
     await invocation.step(go).catch((error: Error) => {
-      throw new Error(this.#withTrace(error.message));
+      throw new Error(this.#history.withTrace(error.message));
     });
   }
 
@@ -556,13 +480,13 @@ export class SimulatedWorld implements Knowledge {
     const isWrite = !label.includes('GetItem') && !label.includes('Invoke');
     if (isWrite) {
       invocation.hasWritten = true;
-      await this.#observe(jobId);
+      this.#history.seeRecord(jobId, await this.#dynamodb.peek(jobId));
     }
-    const { record, incarnation } = this.#track(jobId);
+    const { record, incarnation } = this.#history.job(jobId);
     if (!label.startsWith('late')) invocation.incarnation = incarnation;
     const state = record === undefined ? 'no job' : `${record.status}, attempt ${record.attempt}`;
     const refusal = response.statusCode === 200 ? '' : 'condition failed, ';
-    this.#log(invocation, `${label} -> ${refusal}${this.#track(jobId).name}: ${state}`);
+    this.#log(invocation, `${label} -> ${refusal}${this.#history.job(jobId).name}: ${state}`);
     return response;
   }
 
@@ -593,33 +517,7 @@ export class SimulatedWorld implements Knowledge {
 
   /** If a POST is cut off from DynamoDB while it deletes its job, it cannot know whether the job is gone. */
   #onLostCall(invocation: Invocation, label: string): void {
-    if (invocation.kind === 'POST' && label.startsWith('DeleteItem')) this.#excuse(invocation);
-  }
-
-  #excuse({ jobId }: Invocation): void {
-    if (jobId === undefined) return;
-    const track = this.#track(jobId);
-    track.isExcused = track.record !== undefined;
-  }
-
-  #track(jobId: string): Track {
-    const known = this.#tracks.get(jobId);
-    if (known !== undefined) return known;
-    const track: Track = {
-      jobId,
-      name: `job ${this.#tracks.size + 1}`,
-      owner: this.invocations.find((other) => other.kind === 'POST' && other.jobId === jobId)?.user ?? 'A',
-      hasKey: !jobId.startsWith(`${this.#run}-`),
-      incarnation: 0,
-      record: undefined,
-      texts: new Set(),
-      isAccepted: false,
-      isExcused: false,
-      shown: undefined,
-      shownAt: 0,
-    };
-    this.#tracks.set(jobId, track);
-    return track;
+    if (invocation.kind === 'POST' && label.startsWith('DeleteItem')) this.#history.excuse(invocation);
   }
 
   #newId(): string {
@@ -632,23 +530,21 @@ export class SimulatedWorld implements Knowledge {
   }
 
   #log(invocation: Invocation, message: string): void {
-    this.#trace.push(`${this.#time()} ${invocation.name}: ${message}`);
+    this.#history.log(`${this.#time()} ${invocation.name}: ${message}`);
   }
 }
 
 class WatchedRepository extends JobRepository {
-  readonly #world: SimulatedWorld;
-  readonly #invocation: Invocation;
+  readonly #onFinalWrite: (end: Outcome) => void;
 
-  constructor(dynamodb: InterceptedDynamodb, world: SimulatedWorld, invocation: Invocation) {
+  constructor(dynamodb: InterceptedDynamodb, onFinalWrite: (end: Outcome) => void) {
     super(dynamodb.client, TABLE_NAME);
-    this.#world = world;
-    this.#invocation = invocation;
+    this.#onFinalWrite = onFinalWrite;
   }
 
   override async end(jobId: string, lease: Lease, end: Outcome, now: number): Promise<boolean> {
     const isStored = await super.end(jobId, lease, end, now);
-    if (isStored) this.#world.onEndStored(this.#invocation, jobId, end);
+    if (isStored) this.#onFinalWrite(end);
     return isStored;
   }
 }
@@ -660,10 +556,6 @@ const REFUSED: WireResponse = {
   headers: {},
   body: Buffer.from('{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"refused"}'),
 };
-
-function count(outcome: string): void {
-  outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
-}
 
 function timeoutError(): Error {
   const error = new Error('No response in time');
