@@ -14,8 +14,10 @@ export function messageOf(error: unknown): string {
   const message = error.name === 'Error' ? error.message : `${error.name}: ${error.message}`;
   const advice = CREDENTIALS_ERRORS.get(error.name.replace(/Exception$/, ''));
   if (advice === undefined) return message;
+  // After the first line AWS may repeat the request, with its session token.
+  const reason = message.split('\n', 1)[0];
   const profile = process.env['AWS_PROFILE'];
   return profile
-    ? `The profile ${profile} has no valid credentials: sign in again with aws login or aws sso login (${message})`
-    : `${advice} (${message})`;
+    ? `The profile ${profile} has no valid credentials: sign in again with aws login or aws sso login (${reason})`
+    : `${advice} (${reason})`;
 }
