@@ -18,6 +18,8 @@ export async function followJob(jobUrl: string, options: WaitOptions): Promise<E
     },
     ...options,
   });
-  console.log(JSON.stringify(job, null, 2));
+  // JSON escapes only the control characters below U+0020. Those from U+007F can control a terminal too.
+  const json = JSON.stringify(job, null, 2);
+  console.log(json.replace(/[\x7f-\x9f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`));
   return job;
 }
