@@ -19,5 +19,5 @@ for ((i = 1; i <= $#; i++)); do
 done
 need_npm_packages
 need_sam
-need_local_aws
+need_emulator
 exec node_modules/.bin/node --disable-warning=ExperimentalWarning scripts/local/serve.ts "$@"

@@ -47,7 +47,7 @@ jest_tests() {
 
 need_npm_packages
 need_sam
-need_local_aws
+need_emulator
 need_venv shellcheck 'shellcheck'
 need_venv checkov 'checkov'
 # Node 24 and the programs of the npm packages come first.

@@ -1,7 +1,7 @@
 """Runs ministack, the AWS emulator, until the parent process closes standard input or dies.
 
 Then kills ministack with all Lambda functions that it runs, and deletes the folder for temporary
-files. localAws.ts starts this script in its own process group.
+files. emulator.ts starts this script in its own process group.
 
 Appends to the file REPORTS_FILE what the functions do while they do it: the local page shows it.
 ministack's own CloudWatch Logs have the lines of an invocation only after it has ended.

@@ -7,6 +7,6 @@ set -euo pipefail
 
 need_npm_packages
 need_sam
-need_local_aws
+need_emulator
 need_venv schemathesis 'schemathesis'
 PATH="$(programs_of schemathesis):$PATH" exec node_modules/.bin/node scripts/local/fuzz.ts "$@"

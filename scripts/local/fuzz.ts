@@ -2,14 +2,14 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join, resolve } from 'node:path';
-import { build, deploy, startLocalAws } from './localAws.ts';
+import { build, deploy, startEmulator } from './emulator.ts';
 
 const MAX_SECONDS = 60;
 const root = resolve(import.meta.dirname, '..', '..');
 /** Requests per second, more than schemathesis sends. */
 const UNLIMITED = '10000';
 
-const aws = await startLocalAws();
+const aws = await startEmulator();
 try {
   await build(aws);
   const { baseUrl } = await deploy(aws, {

@@ -167,7 +167,7 @@ require_sam() {
   has_sam || fail "SAM CLI 1.$OLDEST_SAM_MINOR or newer is needed as 'sam' on PATH (bash scripts/local.sh installs one into .tools)"
 }
 
-need_local_aws() {
+need_emulator() {
   need_venv ministack 'ministack, the AWS emulator'
 }
 

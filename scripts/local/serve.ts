@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { build, deploy, type LocalAws, type Stack, startLocalAws, typeErrors } from './localAws.ts';
+import { build, deploy, type Emulator, type Stack, startEmulator, typeErrors } from './emulator.ts';
 import { type PageServer, startPageServer } from './page/server.ts';
 import { follow, submit } from './sampleJob.ts';
 import { startFunctions } from './startFunctions.ts';
@@ -13,7 +13,7 @@ const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
 const DEFAULT_PORT = 4566;
 const DEFAULT_PAGE_PORT = 4580;
 
-let aws: LocalAws | undefined;
+let aws: Emulator | undefined;
 let pageServer: PageServer | undefined;
 let isServing = false;
 let isStopping = false;
@@ -45,7 +45,7 @@ async function main(): Promise<void> {
   const { port, pagePort, once, text } = readArguments();
   // Started before the build, so that no change is missed.
   const changes = once ? undefined : watchSources(resolve(import.meta.dirname, '..', '..'));
-  const local = await step(`Starting the local AWS on 127.0.0.1:${port}`, () => startLocalAws({ port }));
+  const local = await step(`Starting the AWS emulator on 127.0.0.1:${port}`, () => startEmulator({ port }));
   aws = local;
   const page = await startPageServer(local, pagePort);
   pageServer = page;
@@ -92,7 +92,7 @@ function portOf(value: string | number): number {
 }
 
 /** Also shows type errors, which stop neither the build nor the deployment. */
-async function buildAndDeploy(local: LocalAws, page: PageServer): Promise<void> {
+async function buildAndDeploy(local: Emulator, page: PageServer): Promise<void> {
   const types = typeErrors(local);
   let stack: Stack | undefined;
   page.deploying();
@@ -107,16 +107,16 @@ async function buildAndDeploy(local: LocalAws, page: PageServer): Promise<void> 
 }
 
 /** Shows at once if a function cannot start. Otherwise only the emulator's log would say so, while jobs stay PENDING. */
-function start(local: LocalAws): Promise<void> {
+function start(local: Emulator): Promise<void> {
   return step('Starting each function once', () => startFunctions(local, STACK_NAME));
 }
 
-async function deployChanges(local: LocalAws, page: PageServer, changes: AsyncIterable<string>): Promise<void> {
+async function deployChanges(local: Emulator, page: PageServer, changes: AsyncIterable<string>): Promise<void> {
   for await (const file of changes) await redeploy(local, page, file);
 }
 
 /** Deploys a change. If that fails, the previous version keeps running. */
-async function redeploy(local: LocalAws, page: PageServer, file: string): Promise<void> {
+async function redeploy(local: Emulator, page: PageServer, file: string): Promise<void> {
   const started = Date.now();
   console.log(`\n${file} has changed`);
   const failure = await buildAndDeploy(local, page).then(() => undefined, messageOf);
@@ -145,7 +145,7 @@ async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
 
 function usage(
   { url, baseUrl }: PageServer,
-  { endpoint, logFile }: LocalAws,
+  { endpoint, logFile }: Emulator,
   jobUrl = `${baseUrl}/jobs/JOB_ID`,
 ): string {
   const post = `curl -i -X POST '${baseUrl}/jobs' -H 'Content-Type: application/json'`;

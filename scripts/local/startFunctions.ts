@@ -2,7 +2,7 @@ import { CloudFormationClient, DescribeStackResourcesCommand } from '@aws-sdk/cl
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import getJobEvent from '../../events/get-job.json' with { type: 'json' };
 import workerEvent from '../../events/worker.json' with { type: 'json' };
-import { clientOptions, type LocalAws } from './localAws.ts';
+import { clientOptions, type Emulator } from './emulator.ts';
 
 /** Events that change nothing: a GET, and a job that does not exist. createJob refuses a GET. */
 const EVENTS = { CreateJobFunction: getJobEvent, GetJobFunction: getJobEvent, WorkerFunction: workerEvent };
@@ -12,7 +12,7 @@ const EVENTS = { CreateJobFunction: getJobEvent, GetJobFunction: getJobEvent, Wo
  *
  * @throws Error with a line for each function that fails, usually while it starts, because a variable is not set
  */
-export async function startFunctions(aws: LocalAws, stackName: string): Promise<void> {
+export async function startFunctions(aws: Emulator, stackName: string): Promise<void> {
   const options = clientOptions(aws);
   const cloudFormation = new CloudFormationClient(options);
   const lambda = new LambdaClient(options);

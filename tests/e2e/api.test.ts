@@ -14,7 +14,7 @@ import {
   getJob,
   HAS_INTERNALS,
   type Internals,
-  isLocalAws,
+  isEmulator,
   numberField,
   openDeployment,
   type PolledJob,
@@ -341,7 +341,7 @@ test.each([
   const answer = await request(`${baseUrl}${path}`, { method });
 
   // The AWS emulator ignores the ANY methods of the template, which return 405.
-  if (isLocalAws(baseUrl)) {
+  if (isEmulator(baseUrl)) {
     expect(answer.status).toBe(403);
   } else {
     expect(answer).toMatchObject({
@@ -356,7 +356,7 @@ test.each(['/', '/job', `/jobs/${anId}/result`, '/jobs/a/b/c'])('GET %s is not f
   const { status } = await request(`${baseUrl}${path}`);
 
   // It ignores the GatewayResponses of the template too.
-  expect(status).toBe(isLocalAws(baseUrl) ? 403 : 404);
+  expect(status).toBe(isEmulator(baseUrl) ? 403 : 404);
 });
 
 // --------------------------------------------------------------------------------- idempotency keys

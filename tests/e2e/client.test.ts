@@ -6,7 +6,7 @@ import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { JobsError, submitJob, waitForJob } from '../../client/jobs.ts';
-import { build, deploy, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { build, deploy, type Emulator, startEmulator } from '../../scripts/local/emulator.ts';
 import { localhostFetch } from '../../scripts/local/localhostFetch.ts';
 import { listen } from '../support/listen.ts';
 
@@ -23,13 +23,13 @@ async function run(program: string, ...args: string[]) {
 }
 
 describe('on the AWS emulator, with 10 concurrent executions', () => {
-  let aws: LocalAws;
+  let aws: Emulator;
   let baseUrl: string;
   const options = { fetch: localhostFetch };
 
   beforeAll(async () => {
     // As on AWS, an event for which no execution is free is tried again after 1 s.
-    aws = await startLocalAws({ env: { LAMBDA_ACCOUNT_CONCURRENCY: '10', LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
+    aws = await startEmulator({ env: { LAMBDA_ACCOUNT_CONCURRENCY: '10', LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
     await build(aws);
     baseUrl = (await deploy(aws, { stackName: 'client' })).baseUrl;
   });

@@ -5,7 +5,7 @@ import { CloudWatchLogsClient } from '@aws-sdk/client-cloudwatch-logs';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { LambdaClient } from '@aws-sdk/client-lambda';
 import { waitForJob } from '../../client/jobs.ts';
-import { build, clientOptions, deploy, startLocalAws } from '../../scripts/local/localAws.ts';
+import { build, clientOptions, deploy, startEmulator } from '../../scripts/local/emulator.ts';
 
 export { sleep };
 
@@ -13,7 +13,7 @@ export { sleep };
 export const API_BASE_URL = process.env['API_BASE_URL']?.replace(/\/+$/, '');
 
 /** Whether the API is on the AWS emulator, whose gateway does less than API Gateway. */
-export function isLocalAws(url: string): boolean {
+export function isEmulator(url: string): boolean {
   return new URL(url).hostname.endsWith('.localhost');
 }
 
@@ -238,7 +238,7 @@ export async function openDeployment(stackName: string): Promise<Deployment> {
         : internalsOf(JOBS_TABLE_NAME, WORKER_FUNCTION_NAME, {});
     return { baseUrl: API_BASE_URL, internals, stop: async () => undefined };
   }
-  const aws = await startLocalAws();
+  const aws = await startEmulator();
   try {
     await build(aws);
     const { baseUrl, outputs } = await deploy(aws, { stackName });

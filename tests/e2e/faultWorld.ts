@@ -2,7 +2,7 @@ import { CloudWatchLogsClient, paginateFilterLogEvents } from '@aws-sdk/client-c
 import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DeleteMessageCommand, ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
-import { clientOptions, startLocalAws } from '../../scripts/local/localAws.ts';
+import { clientOptions, startEmulator } from '../../scripts/local/emulator.ts';
 import { CLOCK_SKEW_SECONDS, SUBMIT_SECONDS } from '../../src/job.ts';
 import { type Answer, AWS_FAILED, requestOnce, sleep } from './deployment.ts';
 import { type Call, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
@@ -57,7 +57,7 @@ export type World = Awaited<ReturnType<typeof startWorld>>;
 /** Deploys the application with test stages and the fault proxy. What has started is closed by `closers`. */
 export async function startWorld(closers: (() => unknown)[]) {
   const retryDelay = String(RETRY_DELAY_SECONDS);
-  const aws = await startLocalAws({
+  const aws = await startEmulator({
     env: { LAMBDA_ASYNC_RETRY_BASE_SECONDS: retryDelay, LAMBDA_ASYNC_RETRY_MAX_SECONDS: retryDelay },
   });
   closers.unshift(aws.stop);

@@ -9,7 +9,7 @@ import { json } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { copyProject } from '../../scripts/local/copyProject.ts';
-import { build, deploy, type LocalAws, type Stack, startLocalAws } from '../../scripts/local/localAws.ts';
+import { build, deploy, type Emulator, type Stack, startEmulator } from '../../scripts/local/emulator.ts';
 import { listen } from '../support/listen.ts';
 import { pollUntilEnded, request, stringField, submit } from './deployment.ts';
 
@@ -27,7 +27,7 @@ const [stage = ''] = blocksOf('ts');
 const [listing = '', apiKey = '', iam = '', cognito = ''] = blocksOf('diff');
 
 let copy: string;
-let aws: LocalAws;
+let aws: Emulator;
 let service: Server;
 let baseUrl: string;
 const requests: { key: unknown; body: unknown }[] = [];
@@ -61,7 +61,7 @@ function restoreSample(): void {
 }
 
 beforeAll(async () => {
-  aws = await startLocalAws();
+  aws = await startEmulator();
   copy = mkdtempSync(join(tmpdir(), 'make-it-yours-'));
   copyProject(copy);
 });

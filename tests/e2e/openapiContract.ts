@@ -4,7 +4,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import { OpenAPIBackend } from 'openapi-backend';
 import { parse } from 'yaml';
-import { type Answer, isLocalAws } from './deployment.ts';
+import { type Answer, isEmulator } from './deployment.ts';
 
 const file = resolve(import.meta.dirname, '..', '..', 'openapi.yaml');
 
@@ -26,7 +26,7 @@ export async function openContract(): Promise<(method: string, url: string, resp
 
   return (method, url, response) => {
     // A response of the AWS emulator itself, which ignores the template's GatewayResponses.
-    if (isLocalAws(url) && /^\{"message": ?"/.test(response.text)) return;
+    if (isEmulator(url) && /^\{"message": ?"/.test(response.text)) return;
     const path = /\/jobs(?:\/[^/?]+)?$/.exec(url)?.[0];
     if (path === undefined) return;
     // API Gateway may reject other ids with responses that a template cannot describe.

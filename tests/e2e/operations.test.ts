@@ -29,7 +29,7 @@ import { GetQueueUrlCommand, ListQueuesCommand, SendMessageCommand, SQSClient } 
 import { DynamoDBDocumentClient, PutCommand } from '@aws-sdk/lib-dynamodb';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { copyProject } from '../../scripts/local/copyProject.ts';
-import { clientOptions, type LocalAws, startLocalAws } from '../../scripts/local/localAws.ts';
+import { clientOptions, type Emulator, startEmulator } from '../../scripts/local/emulator.ts';
 import { newJob, unixSeconds } from '../../src/job.ts';
 import { listen } from '../support/listen.ts';
 
@@ -304,14 +304,14 @@ describe('with a stub of AWS', () => {
 });
 
 describe('on the AWS emulator', () => {
-  let aws: LocalAws;
+  let aws: Emulator;
   let clients: ReturnType<typeof clientsOf>;
   let baseUrl: string;
   let jobId: string;
   /** A job whose first stage failed. */
   let failedId: string;
 
-  function clientsOf(local: LocalAws) {
+  function clientsOf(local: Emulator) {
     const options = clientOptions(local);
     return {
       cloudFormation: new CloudFormationClient(options),
@@ -334,7 +334,7 @@ describe('on the AWS emulator', () => {
 
   beforeAll(async () => {
     // Lambda gives up within seconds, so there will be a failed event.
-    aws = await startLocalAws({ env: { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
+    aws = await startEmulator({ env: { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
     clients = clientsOf(aws);
     useStack(STACK_NAME);
     addStageThatFetches();

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import axe from 'axe-core';
 import type { Browser, Locator, Page } from 'playwright-core';
-import { build, deploy, type LocalAws, type Stack, startLocalAws } from '../../scripts/local/localAws.ts';
+import { build, deploy, type Emulator, type Stack, startEmulator } from '../../scripts/local/emulator.ts';
 import { findBrowser, launchBrowser } from '../../scripts/local/page/browser.ts';
 import { type PageServer, startPageServer } from '../../scripts/local/page/server.ts';
 import { type Answer, pollUntilEnded, requestOnce, stringField, submit } from './deployment.ts';
@@ -21,12 +21,12 @@ const root = resolve(import.meta.dirname, '..', '..');
 const executable = findBrowser();
 const describeWithBrowser = executable === undefined ? describe.skip : describe;
 
-let aws: LocalAws;
+let aws: Emulator;
 let stack: Stack;
 let server: PageServer;
 
 beforeAll(async () => {
-  aws = await startLocalAws({ env: RETRIES });
+  aws = await startEmulator({ env: RETRIES });
   const buildDir = join(root, '.aws-sam', 'page');
   await build(aws, { buildDir });
   stack = await deploy(aws, {

@@ -1,6 +1,6 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { build, deploy, type LocalAws, type Stack } from '../../scripts/local/localAws.ts';
+import { build, deploy, type Emulator, type Stack } from '../../scripts/local/emulator.ts';
 import { senderBanner } from './faultProxy.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
@@ -10,7 +10,7 @@ const root = resolve(import.meta.dirname, '..', '..');
  * faultyStages.ts, the functions call AWS through `proxyUrl`, and each call names its sender.
  */
 export async function deployTestStack(
-  aws: LocalAws,
+  aws: Emulator,
   options: { readonly proxyUrl: string; readonly parameters: Record<string, string> },
 ): Promise<Stack> {
   const folder = join(root, '.aws-sam', 'faults');

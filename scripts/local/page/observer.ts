@@ -3,7 +3,7 @@ import { type DynamoDBDocumentClient, paginateScan } from '@aws-sdk/lib-dynamodb
 import type { Job } from '../../../src/job.ts';
 import { parseJob } from '../../../src/jobRepository.ts';
 import { type FailedEvent, parseFailedEvent } from '../../aws/failedEvents.ts';
-import type { LocalAws, Stack } from '../localAws.ts';
+import type { Emulator, Stack } from '../emulator.ts';
 import { type Report, reportReader } from './reports.ts';
 
 const SHOWN_JOBS = 20;
@@ -26,7 +26,7 @@ export interface State {
 }
 
 /** Returns a function that reads the state, and the reports that its last call did not return. */
-export function observer(aws: LocalAws, dynamodb: DynamoDBDocumentClient) {
+export function observer(aws: Emulator, dynamodb: DynamoDBDocumentClient) {
   const readReports = reportReader(aws.reportsFile);
   const jobOfRequest = new Map<string, string>();
 
@@ -64,7 +64,7 @@ async function lastJobs(dynamodb: DynamoDBDocumentClient, TableName: string): Pr
 }
 
 /** Looks into the queue without receiving: that would hide the events from redrive.sh. */
-async function failedEventsOf({ endpoint }: LocalAws, queueUrl: string): Promise<State['failedEvents']> {
+async function failedEventsOf({ endpoint }: Emulator, queueUrl: string): Promise<State['failedEvents']> {
   const response = await fetch(`${endpoint}/_ministack/sqs/messages?QueueUrl=${encodeURIComponent(queueUrl)}`);
   type Message = { MessageId: string; Body: string; SentTimestamp: number };
   const body: { messages: Record<string, Record<string, Record<string, Message[]>>> } = JSON.parse(

@@ -15,7 +15,7 @@ import { LambdaClient } from '@aws-sdk/client-lambda';
 import { SQSClient } from '@aws-sdk/client-sqs';
 import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';
 import { FailedEvents, sendAgain } from '../../aws/failedEvents.ts';
-import { clientOptions, type LocalAws, type Stack } from '../localAws.ts';
+import { clientOptions, type Emulator, type Stack } from '../emulator.ts';
 import { observer, type State } from './observer.ts';
 import { killWorkers } from './reports.ts';
 
@@ -70,7 +70,7 @@ const LOOPBACK_HOST = /^(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?$/i;
 const HOP_BY_HOP = /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|expect)$/i;
 
 /** Starts the server on loopback, on this port or the next one that is free. */
-export async function startPageServer(aws: LocalAws, firstPort: number): Promise<PageServer> {
+export async function startPageServer(aws: Emulator, firstPort: number): Promise<PageServer> {
   let stack: Stack | undefined;
   let deployment: State['deployment'] = { isRunning: false, lastAt: 0 };
   let apiId = '';
@@ -188,7 +188,7 @@ async function listen(server: ReturnType<typeof createServer>, firstPort: number
   }
 }
 
-async function sendEventAgain(aws: LocalAws, { outputs }: Stack, messageId: string): Promise<boolean> {
+async function sendEventAgain(aws: Emulator, { outputs }: Stack, messageId: string): Promise<boolean> {
   const queue = new FailedEvents(
     new SQSClient({ ...clientOptions(aws), useQueueUrlAsEndpoint: false }),
     outputs['FailedEventsQueueUrl'] ?? '',
@@ -203,7 +203,7 @@ async function sendEventAgain(aws: LocalAws, { outputs }: Stack, messageId: stri
 }
 
 /** The id of the stack's API. While a deployment replaces it there may be two, or none. */
-async function newestApi({ endpoint }: LocalAws, stackName: string | undefined): Promise<string | undefined> {
+async function newestApi({ endpoint }: Emulator, stackName: string | undefined): Promise<string | undefined> {
   const body: { item?: { id: string; name: string; createdDate: number }[] } = JSON.parse(
     await (await fetch(`${endpoint}/restapis`)).text(),
   );
@@ -211,7 +211,7 @@ async function newestApi({ endpoint }: LocalAws, stackName: string | undefined):
   return apis.sort((a, b) => b.createdDate - a.createdDate)[0]?.id;
 }
 
-async function callApi(aws: LocalAws, apiId: string, request: IncomingMessage, body: Buffer): Promise<IncomingMessage> {
+async function callApi(aws: Emulator, apiId: string, request: IncomingMessage, body: Buffer): Promise<IncomingMessage> {
   const { method, url: path, rawHeaders } = request;
   const headers = endToEnd(rawHeaders, /^(?:host|content-length)$/i);
   headers.push('Host', `${apiId}.execute-api.localhost:${aws.port}`);

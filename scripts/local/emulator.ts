@@ -11,7 +11,7 @@ import { delimiter, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
 
-export interface LocalAws {
+export interface Emulator {
   /** `http://127.0.0.1:<port>`, the endpoint of every AWS service. */
   readonly endpoint: string;
   readonly port: number;
@@ -52,17 +52,17 @@ const SHOWN_LINES = 30;
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
- * Starts the AWS emulator. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed.
+ * Starts the AWS emulator. It is stopped by {@link Emulator.stop}, or when this process ends, even if it is killed.
  *
  * @throws Error if the port is in use, or if the emulator is not installed or does not start
  */
-export async function startLocalAws(options: StartOptions = {}): Promise<LocalAws> {
+export async function startEmulator(options: StartOptions = {}): Promise<Emulator> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
   // For all temporary files of SAM and the emulator. Deleted when the emulator stops.
   const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
   const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
-  const logFile = options.logFile ?? join(root, '.tools', 'logs', `local-aws-${port}.log`);
+  const logFile = options.logFile ?? join(root, '.tools', 'logs', `emulator-${port}.log`);
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'w');
   const reportsFile = join(scratch, 'reports.jsonl');
@@ -107,7 +107,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
   });
   ended.catch(() => undefined);
   try {
-    await Promise.race([isHealthy(endpoint, logFile), ended]);
+    await Promise.race([waitUntilHealthy(endpoint, logFile), ended]);
   } catch (error) {
     await stop();
     throw error;
@@ -120,7 +120,7 @@ export async function startLocalAws(options: StartOptions = {}): Promise<LocalAw
  *
  * @throws Error with the last lines of sam's output
  */
-export async function build(aws: LocalAws, options: { template?: string; buildDir?: string } = {}): Promise<void> {
+export async function build(aws: Emulator, options: { template?: string; buildDir?: string } = {}): Promise<void> {
   const template = options.template === undefined ? [] : ['--template-file', resolve(options.template)];
   // SAM's cache holds only one set of functions.
   const buildDir = options.buildDir === undefined ? [] : ['--build-dir', resolve(options.buildDir), '--no-cached'];
@@ -133,7 +133,7 @@ export async function build(aws: LocalAws, options: { template?: string; buildDi
  * @throws Error with the last lines of sam's output
  */
 export async function deploy(
-  aws: LocalAws,
+  aws: Emulator,
   options: { stackName: string; buildDir?: string; parameters?: Record<string, string> },
 ): Promise<Stack> {
   const { stackName, buildDir = join(root, '.aws-sam', 'build'), parameters = {} } = options;
@@ -149,7 +149,7 @@ export async function deploy(
   return { stackName, outputs, baseUrl: `http://${apiId}.execute-api.localhost:${aws.port}/Prod` };
 }
 
-async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<string, string>> {
+async function outputsOf(aws: Emulator, stackName: string): Promise<Record<string, string>> {
   const client = new CloudFormationClient(clientOptions(aws));
   const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: stackName }));
   client.destroy();
@@ -157,19 +157,19 @@ async function outputsOf(aws: LocalAws, stackName: string): Promise<Record<strin
 }
 
 /** Options of AWS SDK clients for the AWS emulator. */
-export function clientOptions({ endpoint }: Pick<LocalAws, 'endpoint'>) {
+export function clientOptions({ endpoint }: Pick<Emulator, 'endpoint'>) {
   return { endpoint, region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 }
 
 /** The type errors in `src/`, as printed by tsc; an empty string if there are none. */
-export async function typeErrors(aws: LocalAws): Promise<string> {
+export async function typeErrors(aws: Emulator): Promise<string> {
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
   const { code, output } = await run(aws, process.execPath, [tsc, '-p', join(root, 'src'), '--pretty', 'false']);
   return code === 0 ? '' : lastLines(output);
 }
 
 /** Runs sam with the project's samconfig.toml. */
-async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
+async function sam(aws: Emulator, args: readonly string[]): Promise<void> {
   const { code, output } = await run(aws, 'sam', [...args, '--config-file', join(root, 'samconfig.toml')]);
   if (code !== 0) throw new Error(`sam ${args[0]} failed:\n${lastLines(output)}`);
 }
@@ -180,8 +180,8 @@ async function sam(aws: LocalAws, args: readonly string[]): Promise<void> {
  */
 const GUARD = '(cat <&3; kill -s KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-';
 
-/** Runs a command. It is stopped by {@link LocalAws.stop}, or when this process ends, even if it is killed. */
-async function run(aws: LocalAws, command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
+/** Runs a command. It is stopped by {@link Emulator.stop}, or when this process ends, even if it is killed. */
+async function run(aws: Emulator, command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
   const options: SpawnOptions = { cwd: root, env: aws.env, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] };
   const child = isWindows
     ? spawn(command, args, options)
@@ -260,7 +260,7 @@ async function freePort(port = 0): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : port;
 }
 
-async function isHealthy(endpoint: string, logFile: string): Promise<void> {
+async function waitUntilHealthy(endpoint: string, logFile: string): Promise<void> {
   const deadline = Date.now() + START_LIMIT_MS;
   while (Date.now() < deadline) {
     const isUp = await fetch(`${endpoint}/_ministack/health`, { signal: AbortSignal.timeout(2_000) }).then(
