@@ -74,8 +74,8 @@ export interface WaitOptions extends RequestOptions {
 /**
  * Submits a job. Repeats the POST after 429, 5xx and network errors, as `Retry-After` says.
  *
- * @throws JobsError if the API refuses the job, or with the last failure at the limit; TypeError if the URL or a
- *   header is malformed
+ * @throws JobsError if the API refuses the job, or with the last failure at the limit; TypeError if the URL, a
+ *   header or a time is malformed
  */
 export async function submitJob(baseUrl: string, text: string, options: SubmitOptions = {}): Promise<AcceptedJob> {
   const key = options.idempotencyKey ?? crypto.randomUUID();
@@ -94,7 +94,7 @@ export async function submitJob(baseUrl: string, text: string, options: SubmitOp
  * network errors.
  *
  * @throws JobsError if the job cannot be read (status 404 if there is no such job) or has not ended at the limit;
- *   TypeError if the URL or a header is malformed
+ *   TypeError if the URL, a header or a time is malformed
  */
 export async function waitForJob(jobUrl: string, options: WaitOptions = {}): Promise<EndedJob> {
   const { firstWait = 0, interval, headers = {}, onStatus } = options;
@@ -138,7 +138,10 @@ class Call {
   async wait(seconds: number): Promise<void> {
     const { signal, sleep = wakeableSleep } = this.#options;
     signal?.throwIfAborted();
-    await sleep(Math.min(seconds, this.#end - this.#now()), signal);
+    const wait = Math.min(seconds, this.#end - this.#now());
+    // A timer would take NaN as 1 ms, and the limit would never be reached.
+    if (Number.isNaN(wait)) throw new TypeError('A limit or an interval is not a number');
+    await sleep(wait, signal);
     signal?.throwIfAborted();
   }
 

@@ -319,6 +319,17 @@ describe('waitForJob', () => {
     expect(waits).toEqual([0, 30, 30, 10]);
   });
 
+  test.each(['limit', 'interval', 'firstWait'])(
+    'waitForJob rejects if %s is not a number, and does not repeat its GETs without a pause',
+    async (name) => {
+      responses = [responseOf(200, RUNNING), responseOf(200, DONE)];
+
+      const error = await rejectionOf(waitForJob(jobUrl, { ...time, [name]: Number.NaN }));
+
+      expect(error).toMatchObject({ name: 'TypeError' });
+    },
+  );
+
   test('waitForJob gives up at the limit if no server responds, with the last failure and no job', async () => {
     responses = [resetConnection];
 
