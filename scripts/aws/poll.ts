@@ -1,5 +1,5 @@
 import { JobsError } from '../../client/jobs.ts';
-import { followJob } from '../local/followJob.ts';
+import { followJob } from './followJob.ts';
 import { oneLine } from './oneLine.ts';
 
 const USAGE = `Usage: bash scripts/poll.sh BASE_URL JOB_ID [LIMIT_SECONDS]

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type JobsError, submitJob, waitForJob } from '../../client/jobs.ts';
-import { localhostFetch } from '../local/localhostFetch.ts';
+import { localhostFetch } from '../aws/localhostFetch.ts';
 import { percentile } from './statistics.ts';
 
 const USAGE = `Usage: npm run load -- URL [--rate 1] [--seconds 60] [--burst JOBS] [--first-get SECONDS]

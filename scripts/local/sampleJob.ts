@@ -1,11 +1,10 @@
 import { submitJob } from '../../client/jobs.ts';
-import { followJob } from './followJob.ts';
-import { localhostFetch } from './localhostFetch.ts';
+import { followJob } from '../aws/followJob.ts';
 
 /** Submits a text as a job. Returns the job's URL. */
 export async function submit(baseUrl: string, text: string): Promise<string> {
   console.log(`\nPOST ${baseUrl}/jobs\n${JSON.stringify({ text })}`);
-  const { jobId, jobUrl, status } = await submitJob(baseUrl, text, { fetch: localhostFetch });
+  const { jobId, jobUrl, status } = await submitJob(baseUrl, text);
   console.log(`202 ${JSON.stringify({ jobId, status })}\n`);
   return jobUrl;
 }

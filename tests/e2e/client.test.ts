@@ -6,8 +6,8 @@ import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { JobsError, submitJob, waitForJob } from '../../client/jobs.ts';
+import { localhostFetch } from '../../scripts/aws/localhostFetch.ts';
 import { build, deploy, type Emulator, startEmulator } from '../../scripts/local/emulator.ts';
-import { localhostFetch } from '../../scripts/local/localhostFetch.ts';
 import { listen } from '../support/listen.ts';
 
 jest.setTimeout(180_000);

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { followJob } from '../../../scripts/local/followJob.ts';
+import { followJob } from '../../../scripts/aws/followJob.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
 
 test('poll.sh prints a job as JSON that cannot control the terminal', async () => {

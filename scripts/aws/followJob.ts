@@ -1,6 +1,6 @@
 import { type EndedJob, type WaitOptions, waitForJob } from '../../client/jobs.ts';
-import { oneLine } from '../aws/oneLine.ts';
 import { localhostFetch } from './localhostFetch.ts';
+import { oneLine } from './oneLine.ts';
 
 /** Prints each status of a job once, with the seconds since the call, and then the job. See {@link waitForJob}. */
 export async function followJob(jobUrl: string, options: WaitOptions): Promise<EndedJob> {
