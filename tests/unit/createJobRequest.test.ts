@@ -49,6 +49,7 @@ describe('the text of a POST', () => {
   test.each([
     ['one byte order mark is ignored', '\ufeff{"text": "a"}', 'a'],
     ['a byte order mark inside the text is kept', '{"text": "a\ufeffb"}', 'a\ufeffb'],
+    ['fields of any other name are ignored', '{"__proto__": {"x": 1}, "constructor": null, "text": "a"}', 'a'],
   ])('the text of a POST is the same from a plain body and from base64: %s', (_what, body, text) => {
     const texts = [
       parseText(postJobEvent(body)),
@@ -58,48 +59,29 @@ describe('the text of a POST', () => {
     expect(texts).toEqual([text, text]);
   });
 
-  test('the text of a POST can be accompanied by fields of any name', () => {
-    expect(parseText(postJobEvent('{"__proto__": {"x": 1}, "constructor": null, "toString": 1, "text": "a"}'))).toBe(
-      'a',
-    );
-  });
-
   test.each([
     ['no body', null],
     ['an empty body', ''],
-    ['an empty object', '{}'],
     ['an empty text', '{"text": ""}'],
     ['a blank text', '{"text": " \\n\\t\\u00a0\\u3000"}'],
     ['a text in the prototype', '{"__proto__": {"text": "a"}}'],
-    ['a field in different case', '{"Text": "a"}'],
   ])('a POST with %s is rejected, because a text is required', (_what, body) => {
     expect(httpErrorOfBody(body)).toEqual(NO_TEXT);
   });
 
-  test.each(['null', 'true', '5', '"text"', '[]', '[{"text": "a"}]'])(
-    'the text of a POST must be in a JSON object, not in %s',
-    (body) => {
-      expect(httpErrorOfBody(body)).toEqual(NOT_AN_OBJECT);
-    },
-  );
+  test.each(['null', '5', '[{"text": "a"}]'])('the text of a POST must be in a JSON object, not in %s', (body) => {
+    expect(httpErrorOfBody(body)).toEqual(NOT_AN_OBJECT);
+  });
 
-  test.each(['null', '5', 'true', '["a"]', '{"text": "a"}'])('the text of a POST must be a string, not %s', (text) => {
+  test.each(['null', '5', '["a"]'])('the text of a POST must be a string, not %s', (text) => {
     expect(httpErrorOfBody(`{"text": ${text}}`)).toEqual(NOT_A_STRING);
   });
 
   test.each([
     ['half an object', '{"text": "a"'],
-    ['single quotes', "{'text': 'a'}"],
-    ['a trailing comma', '{"text": "a",}'],
     ['form data', 'text=a'],
-    ['whitespace', ' '],
-    ['NaN', '{"text": NaN}'],
-    ['two values', '{"text": "a"}{}'],
     ['two byte order marks', '\ufeff\ufeff{"text": "a"}'],
-    ['only a byte order mark', '\ufeff'],
-    ['a control character in a string', '{"text": "a\nb"}'],
     ['a million open brackets', '['.repeat(1_000_000)],
-    ['a million nested objects without an end', '{"text":'.repeat(1_000_000)],
   ])('a POST is rejected as invalid JSON if its body has %s', (_what, body) => {
     expect(httpErrorOfBody(body)).toEqual(INVALID_JSON);
     expect(httpErrorOfBody(Buffer.from(body).toString('base64'), true)).toEqual(INVALID_JSON);
@@ -121,23 +103,18 @@ describe('the text of a POST', () => {
       Buffer.from([...Buffer.from('{"text":"'), 0xed, 0xa0, 0x80, 0x22, 0x7d]).toString('base64'),
     ],
     ['not base64', '§§§§'],
-    ['plain JSON', '{"text": "a"}'],
   ])('a POST with a base64 body is rejected as invalid JSON if the body is %s', (_what, body) => {
     expect(httpErrorOfBody(body, true)).toEqual(INVALID_JSON);
   });
 
-  test.each(['\\ud800', 'a\\udc00b', '\\udc00\\ud800'])(
-    'the text of a POST must not contain a lone surrogate (%s)',
-    (text) => {
-      expect(httpErrorOfBody(`{"text": "${text}"}`)).toEqual(NOT_WELL_FORMED);
-    },
-  );
+  test.each(['\\ud800', 'a\\udc00b'])('the text of a POST must not contain a lone surrogate (%s)', (text) => {
+    expect(httpErrorOfBody(`{"text": "${text}"}`)).toEqual(NOT_WELL_FORMED);
+  });
 
   test.each([
     ['one byte', 'x'],
     ['two bytes', 'é'],
     ['two bytes when escaped', '"'],
-    ['four bytes', '😀'],
     ['six bytes when escaped', '\u0001'],
   ])('a text with characters of %s is limited by its size as JSON', (_bytes, character) => {
     const characters = character.repeat(Math.floor(MAX_TEXT_BYTES / sizeAsJson(character)));
@@ -146,15 +123,10 @@ describe('the text of a POST', () => {
     expect(parseText(postJobEvent(JSON.stringify({ text: ` ${longest} ` })))).toBe(longest);
     expect(httpErrorOfBody(JSON.stringify({ text: `${longest}x` }))).toEqual(TOO_LONG);
   });
-
-  test('the text of a POST is rejected as too long in a body of 5 MB', () => {
-    expect(httpErrorOfBody(JSON.stringify({ text: 'x'.repeat(5_000_000) }))).toEqual(TOO_LONG);
-  });
 });
 
 describe('the idempotency key', () => {
-  const keyOf = (value: string, name = 'Idempotency-Key') =>
-    parseIdempotencyKey(postJobEvent(null, { headers: { [name]: value } }));
+  const keyOf = (value: string) => parseIdempotencyKey(postJobEvent(null, { headers: { 'Idempotency-Key': value } }));
   const MALFORMED = {
     status: 400,
     error: "Header 'Idempotency-Key' must be one string of 1 to 255 printable ASCII characters",
@@ -165,24 +137,11 @@ describe('the idempotency key', () => {
     expect(parseIdempotencyKey(postJobEvent(null, { headers: { 'Idempotency-Key': undefined } }))).toBeUndefined();
   });
 
-  test.each(['Idempotency-Key', 'idempotency-key', 'IDEMPOTENCY-KEY'])(
-    'the idempotency key is read from the header %s',
-    (name) => {
-      expect(keyOf('a-key', name)).toBe('a-key');
-    },
-  );
-
-  test('the idempotency key is read once if it is also in multiValueHeaders', () => {
+  test('the idempotency key is read from a header in any case, and once if it is also in multiValueHeaders', () => {
     const both = { headers: { 'Idempotency-Key': 'k' }, multiValueHeaders: { 'Idempotency-Key': ['k'] } };
 
     expect(parseIdempotencyKey(postJobEvent(null, both))).toBe('k');
-    expect(parseIdempotencyKey(postJobEvent(null, { multiValueHeaders: { 'idempotency-key': ['k'] } }))).toBe('k');
-  });
-
-  test('the idempotency key is the same bare or quoted, with or without surrounding whitespace', () => {
-    const key = '8e03978e-40d5-43dd-bc93-6894a57f9324';
-
-    expect([key, `"${key}"`, `  "${key}"\t`].map((value) => keyOf(value))).toEqual([key, key, key]);
+    expect(parseIdempotencyKey(postJobEvent(null, { multiValueHeaders: { 'IDEMPOTENCY-key': ['k'] } }))).toBe('k');
   });
 
   test.each([
@@ -190,8 +149,8 @@ describe('the idempotency key', () => {
     ['"a\\"b"', 'a"b'],
     ['"a\\\\b"', 'a\\b'],
     ['a\\b', 'a\\b'],
-    ['"\\\\\\""', '\\"'],
     ['!~', '!~'],
+    ['  "key"\t', 'key'],
     ['" "', ' '],
   ])('the idempotency key %s is parsed as %j', (value, key) => {
     expect(keyOf(value)).toBe(key);
@@ -216,26 +175,10 @@ describe('the idempotency key', () => {
     expect(httpErrorOf(() => keyOf(`"${'\\"'.repeat(256)}"`))).toEqual(MALFORMED);
   });
 
-  test.each([
-    '',
-    ' ',
-    '""',
-    '"',
-    '"a',
-    'a"',
-    'a"b',
-    '"a"b"',
-    '"a\\"',
-    '"\\a"',
-    'a b',
-    'é',
-    '"é"',
-    '"a\u0000"',
-    '"a\u007f"',
-    'a\u007f',
-    '"a";p=1',
-    '"a", "b"',
-  ])('the idempotency key must not be %j', (value) => {
+  const unquoted = ['', 'a"b', 'a b', 'é', 'a\u007f'];
+  const quoted = ['""', '"', '"a', '"a"b"', '"a\\"', '"\\a"', '"é"', '"a\u001f"', '"a\u007f"', '"a";p=1', '"a", "b"'];
+
+  test.each([...unquoted, ...quoted])('the idempotency key must not be %j', (value) => {
     expect(httpErrorOf(() => keyOf(value))).toEqual(MALFORMED);
   });
 

@@ -1,4 +1,3 @@
-import { inspect } from 'node:util';
 import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { Outcome } from '../../src/job.ts';
@@ -35,7 +34,6 @@ const passing = (name: string): Stage => ({ name, run: async (text) => ({ length
 const returning = (result: unknown): Stage =>
   Object.assign({ name: 'odd', run: async () => ({}) }, { run: async () => result });
 const throwing = (error: unknown): Stage => ({ name: 'broken', run: () => Promise.reject(error) });
-const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined) };
 function fail(): never {
   throw new Error('no');
 }
@@ -54,12 +52,6 @@ test('every stage gets the text, and its result is stored under its name', async
     status: 'DONE',
     result: `{"one":{"length":${TEXT.length}},"two":{"length":${TEXT.length}}}`,
   });
-});
-
-test('a job without stages ends as DONE', async () => {
-  const outcome = await run([]);
-
-  expect(outcome).toEqual({ status: 'DONE', result: '{}' });
 });
 
 test('a stage starts after the previous one has finished, and gets its result', async () => {
@@ -182,25 +174,14 @@ describe('a result', () => {
     ['an infinity', Number.NEGATIVE_INFINITY, '-Infinity'],
     ['a BigInt', 1n, 'a value of type BigInt'],
     ['a function', () => 1, 'a value of type Function'],
-    ['an async function', async () => 1, 'a value of type AsyncFunction'],
     ['a symbol', Symbol('a secret'), 'a value of type Symbol'],
     ['a Promise, after a forgotten await', Promise.resolve('a secret'), 'a value of type Promise'],
     ['an invalid Date', new Date(Number.NaN), 'a value of type Date'],
     ['an object whose toJSON returns undefined', { toJSON: () => undefined }, 'a value of type Object'],
     ['an Error', Object.assign(new Error('a secret'), { code: 'a secret' }), 'a value of type Error'],
-    ['a RegExp', /a secret/, 'a value of type RegExp'],
     ['a Response', new Response('a secret'), 'a value of type Response'],
-    ['a Request', new Request('http://127.0.0.1'), 'a value of type Request'],
-    ['Headers', new Headers({ a: 'a secret' }), 'a value of type Headers'],
-    ['URLSearchParams', new URLSearchParams('a=1'), 'a value of type URLSearchParams'],
-    ['an ArrayBuffer', new ArrayBuffer(1), 'a value of type ArrayBuffer'],
     ['a typed array', new Float32Array(1), 'a value of type Float32Array'],
-    ['a DataView', new DataView(new ArrayBuffer(1)), 'a value of type DataView'],
-    ['a Blob', new Blob(['a secret']), 'a value of type Blob'],
     ['a Map', new Map([['a', 1]]), 'a value of type Map'],
-    ['a Set', new Set(), 'a value of type Set'],
-    ['a WeakMap', new WeakMap(), 'a value of type WeakMap'],
-    ['a generator', (function* () {})(), 'a value of type Generator'],
     ['an instance of a class without public fields', new Secretive(), 'a value of type Object'],
     ['a cycle', cycle, 'a cycle'],
   ])(
@@ -220,9 +201,10 @@ describe('a result', () => {
   test.each([
     ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
     ['an array', [1], /^The result is not a JSON object$/],
-    ['a date', new Date(0), /^The result is not a JSON object$/],
+    ['a string', 'text', /^The result is not a JSON object$/],
+    ['null', null, /^The result is not a JSON object$/],
+    ['undefined', undefined, /^The result is not a JSON object$/],
     ['a function', () => 1, /^JSON cannot represent a value of type Function$/],
-    ['a Set', new Set(), /^JSON cannot represent a value of type Set$/],
   ])('a result that is not a JSON object (%s) ends the job as ERROR, and the log has the reason', async (...row) => {
     const [, result, reason] = row;
 
@@ -230,12 +212,6 @@ describe('a result', () => {
 
     expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
     expect(lines()).toMatchObject([{ stage: 'odd', error: { message: expect.stringMatching(reason) } }]);
-  });
-
-  test.each([undefined, null, 5, 'text', true])('a result that is %j ends the job as ERROR', async (result) => {
-    const outcome = await run([returning(result)]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
   });
 
   test('a result that does not fit in an item together with the text ends the job as ERROR', async () => {
@@ -246,21 +222,14 @@ describe('a result', () => {
 });
 
 describe('an error', () => {
-  test('an error ends the job as ERROR, and no further stage starts', async () => {
+  test('a StageError or a subclass of it ends the job with its message, and no further stage starts', async () => {
     const never = jest.fn(passing('never').run);
 
-    const outcome = await run([passing('one'), throwing(new StageError('No model')), { name: 'never', run: never }]);
+    class NotFound extends StageError {}
+    const outcome = await run([passing('one'), throwing(new NotFound('No model')), { name: 'never', run: never }]);
 
     expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'No model' });
     expect(never).not.toHaveBeenCalled();
-  });
-
-  test('an error that is not a StageError is not shown to the client', async () => {
-    const error = new Error('User: arn:aws:iam::123456789012:user/me is not authorized');
-
-    const outcome = await run([throwing(error)]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
   });
 
   test('an error ends the job even if it is thrown synchronously', async () => {
@@ -277,14 +246,6 @@ describe('an error', () => {
     expect(running.size).toBe(0);
   });
 
-  test('the client sees the message of a subclass of StageError', async () => {
-    class NotFound extends StageError {}
-
-    const outcome = await run([throwing(new NotFound('No such model'))]);
-
-    expect(outcome).toMatchObject({ errorMessage: 'No such model' });
-  });
-
   test('the client sees at most 1,000 code points of an error message, as well-formed Unicode', async () => {
     expect(await run([throwing(new StageError('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
     expect(await run([throwing(new StageError('😀'.repeat(2_000_000)))])).toMatchObject({
@@ -293,30 +254,14 @@ describe('an error', () => {
   });
 
   test.each([
+    ['not a StageError', new Error('User: arn:aws:iam::123456789012:user/me is not authorized')],
     ['a StageError without a message', new StageError('')],
-    ['a string', 'text'],
-    ['undefined', undefined],
     ['null', null],
-    ['a symbol', Symbol('thrown')],
     ['an object without a prototype', Object.create(null)],
-    ['an error whose message is a number', Object.assign(new Error('x'), { message: 5 })],
-    ['an error whose stack is a number', Object.assign(new Error('x'), { stack: 5 })],
-    ['an error that is its own cause', Object.assign(new Error('x'), { cause: undefined })],
     ['a StageError whose message has no text', Object.assign(new StageError('x'), { message: Object.create(null) })],
     ['a proxy that throws', new Proxy(new Error('x'), { get: fail, getPrototypeOf: fail })],
     ['a revoked proxy', revokedProxy()],
-    [
-      'an object that cannot be read',
-      {
-        get message() {
-          return fail();
-        },
-        [inspect.custom]: fail,
-      },
-    ],
-  ])('an error ends the job and is logged if it is %s', async (what, error) => {
-    if (what.includes('own cause') && error instanceof Error) error.cause = error;
-
+  ])('an error is logged, and the client does not see its message if it is %s', async (_what, error) => {
     const outcome = await run([throwing(error)]);
 
     expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
@@ -325,17 +270,6 @@ describe('an error', () => {
 });
 
 describe('when the signal aborts', () => {
-  test('a stage that ignores its signal is reported as too slow, and still counts as running', async () => {
-    const controller = new AbortController();
-    const end = run([passing('one'), endless], { signal: controller.signal });
-    await new Promise(setImmediate);
-    controller.abort();
-
-    expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'endless' took too long" });
-    expect([...running.keys()]).toEqual(['endless']);
-    expect(log.join()).toContain('timed out');
-  });
-
   test('a stage that fails because its signal aborts is reported as too slow, and no longer counts as running', async () => {
     const controller = new AbortController();
     const abortable: Stage = {
@@ -365,17 +299,18 @@ describe('when the signal aborts', () => {
     expect(first.run).not.toHaveBeenCalled();
   });
 
-  test('a stage counts as running until it settles, and its late rejection is handled', async () => {
+  test('a stage that ignores its signal is reported as too slow, counts as running until it settles, and may reject late', async () => {
     const unhandled = jest.fn();
     process.on('unhandledRejection', unhandled);
     const late = Promise.withResolvers<never>();
     const controller = new AbortController();
-    const end = run([{ name: 'late', run: () => late.promise }], { signal: controller.signal });
+    const end = run([passing('one'), { name: 'late', run: () => late.promise }], { signal: controller.signal });
+    await new Promise(setImmediate);
     controller.abort();
 
-    await end;
-
+    expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'late' took too long" });
     expect([...running.keys()]).toEqual(['late']);
+    expect(log.join()).toContain('timed out');
 
     late.reject(new Error('too late'));
     await new Promise(setImmediate);

@@ -25,65 +25,31 @@ async function run(stage: Stage, text: string): Promise<Record<string, unknown>>
   return { ...(await stage.run(text, { jobId: 'id', results: {}, signal })) };
 }
 
-/** Texts made from a few words in mixed case, so words repeat and both sentiments occur. */
-const texts = fc
-  .array(
-    fc.tuple(
-      fc.constantFrom(
-        ...POSITIVE,
-        ...NEGATIVE,
-        'Lambda',
-        'LAMBDA',
-        'Good',
-        'aws',
-        'word',
-        'Straße',
-        '😀😀😀',
-        '😀😀😀😀',
-        'İİİİ',
-      ),
-      fc.constantFrom(' ', '\n', '\t ', '\u00a0', '\u3000', '\r\n', '-', ', '),
-    ),
-    { maxLength: 40 },
-  )
-  .map((parts) => parts.flat().join(''));
-
-describe('the sample text', () => {
-  test('the sample text has the documented results', async () => {
-    expect(await run(ocr, SAMPLE)).toEqual({ stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE });
-    expect(await run(mlInference, SAMPLE)).toEqual({
-      stage: 'ml_inference',
-      sentiment: 'POSITIVE',
-      confidence: 0.65,
-      tokenCount: 8,
-    });
-    expect(await run(search, SAMPLE)).toEqual({
-      stage: 'search',
-      topKeywords: ['lambda', 'serverless', 'compute', 'service'],
-      relatedDocumentsFound: 28,
-    });
-  });
-});
-
 describe('the sample stages', () => {
-  test('the sample stages are named ocr, mlInference and search', () => {
-    expect(stages.map(({ name }) => name)).toEqual(['ocr', 'mlInference', 'search']);
+  test('the sample stages return the documented results for the sample text', async () => {
+    const results = await Promise.all(stages.map(async (stage) => [stage.name, await run(stage, SAMPLE)]));
+
+    expect(Object.fromEntries(results)).toEqual({
+      ocr: { stage: 'ocr', charCount: 48, wordCount: 8, preview: SAMPLE },
+      mlInference: { stage: 'ml_inference', sentiment: 'POSITIVE', confidence: 0.65, tokenCount: 8 },
+      search: {
+        stage: 'search',
+        topKeywords: ['lambda', 'serverless', 'compute', 'service'],
+        relatedDocumentsFound: 28,
+      },
+    });
   });
 
-  test.each([
-    [ocr, 2000],
-    [mlInference, 2000],
-    [search, 1000],
-  ])(
-    'a sample stage waits as long as the work that it simulates, and passes on the signal',
-    async (stage, milliseconds) => {
-      pause.mockClear();
+  test('the sample stages wait 5 s in total, for which the shortest worker timeout is enough, and pass on the signal', async () => {
+    pause.mockClear();
 
-      await run(stage, 'a text');
+    for (const stage of stages) await run(stage, SAMPLE);
 
-      expect(pause.mock.calls).toEqual([[milliseconds, signal]]);
-    },
-  );
+    expect(pause.mock.calls).toEqual([2000, 2000, 1000].map((milliseconds) => [milliseconds, signal]));
+    expect(Number(at(readTemplate(), 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
+      5000 + MAX_OVERHEAD_MS,
+    );
+  });
 
   test.each([sampleStages.ocr, sampleStages.mlInference, sampleStages.search])(
     'a sample stage stops when the signal aborts (%p)',
@@ -96,7 +62,7 @@ describe('the sample stages', () => {
 
   test('the sample stages always return the same plain JSON for the same text', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
+      fc.asyncProperty(fc.string({ unit: 'binary' }), async (text) => {
         for (const stage of stages) {
           const result = await run(stage, text);
           expect(await run(stage, text)).toEqual(result);
@@ -118,27 +84,17 @@ describe('ocr', () => {
   });
 
   test('ocr counts code points and words', async () => {
-    await fc.assert(
-      fc.asyncProperty(fc.oneof(texts, fc.string({ unit: 'binary' })), async (text) => {
-        const { charCount, wordCount } = await run(ocr, text);
-        expect(charCount).toBe(text.replace(/[\ud800-\udbff][\udc00-\udfff]/g, 'x').length);
-        expect(wordCount).toBe((text.match(/\S+/gu) ?? []).length);
-      }),
-    );
+    expect(await run(ocr, '\u00a0😀  two\n\twords\u3000é')).toMatchObject({ charCount: 16, wordCount: 4 });
   });
 });
 
 describe('mlInference', () => {
   test.each([
-    ['nothing to say', 'NEUTRAL', 0.5],
     ['good bad', 'NEUTRAL', 0.5],
     ['GOOD Bad best', 'POSITIVE', 0.7],
-    ['sad', 'NEGATIVE', 0.65],
-    ['bad bad bad good good', 'NEGATIVE', 0.75],
-    ['good, bad', 'NEGATIVE', 0.65],
+    ['bad bad bad good, good', 'NEGATIVE', 0.75],
     ['love '.repeat(6), 'POSITIVE', 0.9],
     ['love '.repeat(7), 'POSITIVE', 0.95],
-    ['love '.repeat(8), 'POSITIVE', 0.95],
     ['hate '.repeat(500), 'NEGATIVE', 0.95],
   ])('mlInference rates %j as %s with confidence %d', async (text, sentiment, confidence) => {
     expect(await run(mlInference, text)).toMatchObject({ sentiment, confidence });
@@ -152,23 +108,6 @@ describe('mlInference', () => {
   ])('mlInference rates the word %s as %s', async (word, sentiment) => {
     expect(await run(mlInference, word)).toMatchObject({ sentiment });
   });
-
-  test('mlInference has confidence 0.6 + min(0.05 x hits of the winning side, 0.35), rounded to two decimals', async () => {
-    await fc.assert(
-      fc.asyncProperty(texts, async (text) => {
-        const words = text.toLowerCase().match(/\S+/gu) ?? [];
-        const balance = words.reduce((sum, word) => sum + +POSITIVE.includes(word) - +NEGATIVE.includes(word), 0);
-        const side = balance > 0 ? POSITIVE : NEGATIVE;
-        const hits = words.filter((word) => side.includes(word)).length;
-        expect(await run(mlInference, text)).toEqual({
-          stage: 'ml_inference',
-          sentiment: ['NEGATIVE', 'NEUTRAL', 'POSITIVE'][Math.sign(balance) + 1],
-          confidence: balance === 0 ? 0.5 : Number((0.6 + Math.min(0.05 * hits, 0.35)).toFixed(2)),
-          tokenCount: words.length,
-        });
-      }),
-    );
-  });
 });
 
 describe('search', () => {
@@ -180,6 +119,7 @@ describe('search', () => {
     ['great TERRIBLE thing', ['thing']],
     ['late early late early first', ['late', 'early', 'first']],
     ['once twice Twice ONCE twice', ['twice', 'once']],
+    ['Straße\u3000LAMBDA\tlambda\r\nİİİİ', ['lambda', 'straße', 'i̇i̇i̇i̇']],
     ['aaaa bbbb cccc dddd eeee ffff ffff', ['ffff', 'aaaa', 'bbbb', 'cccc', 'dddd']],
     ['constructor __proto__ __proto__', ['__proto__', 'constructor']],
     ['2024 1999 2024', ['2024', '1999']],
@@ -189,25 +129,6 @@ describe('search', () => {
       topKeywords,
       relatedDocumentsFound: 7 * topKeywords.length,
     });
-  });
-
-  test('search ranks by frequency and then by first appearance', async () => {
-    await fc.assert(
-      fc.asyncProperty(texts, async (text) => {
-        const words = (text.toLowerCase().match(/\S+/gu) ?? []).filter(
-          (word) => [...word].length > 3 && ![...POSITIVE, ...NEGATIVE].includes(word),
-        );
-        const score = (word: string) => words.filter((other) => other === word).length;
-        // Repeatedly take the first of the most frequent words that are left.
-        const expected: string[] = [];
-        for (let rank = 0; rank < 5; rank++) {
-          const left = words.filter((word) => !expected.includes(word));
-          const best = Math.max(...left.map(score));
-          expected.push(...left.filter((word) => score(word) === best).slice(0, 1));
-        }
-        expect(await run(search, text)).toMatchObject({ topKeywords: expected });
-      }),
-    );
   });
 });
 
@@ -240,15 +161,4 @@ test('lower case makes no character longer by more than half, in bytes of UTF-8'
   }
 
   expect(longer).toEqual([]);
-});
-
-test('the shortest worker timeout gives the stages enough time', async () => {
-  pause.mockClear();
-  for (const stage of stages) await run(stage, SAMPLE);
-  const sampleMs = pause.mock.calls.reduce((sum, [milliseconds]) => sum + milliseconds, 0);
-
-  expect(sampleMs).toBe(5000);
-  expect(Number(at(readTemplate(), 'Parameters', 'WorkerTimeoutSeconds', 'MinValue')) * 1000).toBeGreaterThan(
-    sampleMs + MAX_OVERHEAD_MS,
-  );
 });
