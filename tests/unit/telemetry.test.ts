@@ -209,8 +209,8 @@ describe('the log of an error', () => {
     ['an object without a message', { message: '', stack: 'Error\n    at one' }, { message: '', stack: '    at one' }],
     [
       'an error with a changed message',
-      { message: 'a', stack: 'Error\n    at one' },
-      { message: 'a', stack: '    at one' },
+      { message: 'new', stack: 'Error\n    at one' },
+      { message: 'new', stack: '    at one' },
     ],
     [
       'a message of two lines',
