@@ -1,9 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
-import { mockClient } from 'aws-sdk-client-mock';
 import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts';
 import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
 import { newJob } from '../../src/job.ts';
@@ -126,28 +124,6 @@ test('a call that gets a server error is tried twice', async () => {
 
   await expect(workerStarter('WorkerFunction')('id')).rejects.toMatchObject({ $metadata: { httpStatusCode: 500 } });
   expect(requests).toEqual(['{"jobId":"id"}', '{"jobId":"id"}']);
-});
-
-test('the event that starts the worker contains only the job id', async () => {
-  const lambda = mockClient(LambdaClient);
-  lambda.on(InvokeCommand).resolves({ StatusCode: 202 });
-
-  await workerStarter('WorkerFunction')('"id"');
-
-  expect(lambda.calls().map(({ args: [command] }) => command.input)).toEqual([
-    { FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload: '{"jobId":"\\"id\\""}' },
-  ]);
-
-  lambda.restore();
-});
-
-test('starting the worker fails if Lambda refuses', async () => {
-  const lambda = mockClient(LambdaClient);
-  lambda.on(InvokeCommand).rejects(new Error('Rate exceeded'));
-
-  await expect(workerStarter('WorkerFunction')('id')).rejects.toThrow('Rate exceeded');
-
-  lambda.restore();
 });
 
 test('the functions read their credentials from the environment', async () => {

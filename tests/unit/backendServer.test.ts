@@ -100,11 +100,9 @@ describe('any other invocation', () => {
   test.each([
     ['an id with shell characters', `{"jobId":"'; touch pwned; echo '"}`],
     ['an id that contains a UUID', `{"jobId":"${JOB_ID}'; touch pwned; '"}`],
-    ['an id with a line break', `{"jobId":"${JOB_ID}\\n"}`],
     ['another field', `{"jobId":"${JOB_ID}","text":"x"}`],
     ['two events', `{"jobId":"${JOB_ID}"}\n{"jobId":"${JOB_ID}"}`],
     ['no JSON', 'jobId'],
-    ['no body', ''],
   ])('an event with %s is refused, and neither sent nor printed', async (_what, body) => {
     let calls = 0;
     const url = await startBackend(() => {
@@ -118,18 +116,13 @@ describe('any other invocation', () => {
     expect({ calls, printed }).toEqual({ calls: 0, printed: [] });
   });
 
-  test('a synchronous invocation is refused, and not printed', async () => {
+  test.each([
+    ['a synchronous invocation', 'RequestResponse', PATH],
+    ['an invocation of another function', 'Event', PATH.replace('Worker', 'Other')],
+  ])('%s is refused, and not printed', async (_what, type, path) => {
     const url = await startBackendAlone();
 
-    const { status } = await post(url, `{"jobId":"${JOB_ID}"}`, 'RequestResponse');
-
-    expect({ status, printed }).toEqual({ status: 400, printed: [] });
-  });
-
-  test('an invocation of another function is refused, and not printed', async () => {
-    const url = await startBackendAlone();
-
-    const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, 'Event', PATH.replace('Worker', 'Other'));
+    const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, type, path);
 
     expect({ ok, printed }).toEqual({ ok: false, printed: [] });
   });

@@ -95,25 +95,16 @@ const rejectionOf = (call: Promise<unknown>): Promise<unknown> =>
   );
 
 describe('submitJob', () => {
-  test('submitJob sends the text with an idempotency key, and returns the job with its URL', async () => {
+  test('submitJob sends the text with a new idempotency key, and returns the job with its URL', async () => {
     responses = [accepted];
 
     const job = await submitJob(baseUrl, 'a text', time);
+    await submitJob(baseUrl, 'a text', time);
 
+    const headers = { 'content-type': 'application/json', 'idempotency-key': expect.stringMatching(KEY) };
+    const request = { method: 'POST', url: '/Prod/jobs', body: '{"text":"a text"}', headers };
     expect(job).toEqual({ jobId: ID, jobUrl, status: 'PENDING', retryAfter: 5 });
-    expect(requests).toMatchObject([{ method: 'POST', url: '/Prod/jobs', body: '{"text":"a text"}' }]);
-    expect(requests[0]?.headers).toMatchObject({
-      'content-type': 'application/json',
-      'idempotency-key': expect.stringMatching(KEY),
-    });
-  });
-
-  test('submitJob makes a new key for each job', async () => {
-    responses = [accepted];
-
-    await submitJob(baseUrl, 'a text', time);
-    await submitJob(baseUrl, 'a text', time);
-
+    expect(requests).toMatchObject([request, request]);
     expect(new Set(requests.map(({ headers }) => headers['idempotency-key'])).size).toBe(2);
   });
 
@@ -174,7 +165,6 @@ describe('submitJob', () => {
   test.each([
     [400, { error: "Field 'text' must be a string" }, "Field 'text' must be a string"],
     [401, { message: 'Unauthorized' }, 'Unauthorized'],
-    [422, { error: 'used before' }, 'used before'],
     [403, '<h1>Forbidden</h1>', '<h1>Forbidden</h1>'],
   ])('a POST that is refused with %i %j is not repeated, and the error says why', async (status, body, reason) => {
     responses = [responseOf(status, body)];
@@ -189,7 +179,6 @@ describe('submitJob', () => {
   test.each([
     ['nonsense', responseOf(202, '<html>', { Location: '/' })],
     ['null', responseOf(202, 'null', { Location: '/' })],
-    ['a list', responseOf(202, [ID], { Location: '/' })],
     ['no job id', responseOf(202, { status: 'PENDING' }, { Location: '/' })],
     ['an unknown status', responseOf(202, { jobId: ID, status: 'PAUSED' }, { Location: '/' })],
     ['no Location', responseOf(202, ACCEPTED)],
@@ -225,7 +214,7 @@ describe('submitJob', () => {
 });
 
 describe('waitForJob', () => {
-  test('waitForJob follows a job to DONE, and waits as Retry-After says', async () => {
+  test('waitForJob follows a job to DONE, waits as Retry-After says, and sends the given headers with each GET', async () => {
     responses = [
       responseOf(200, PENDING, { 'Retry-After': '1' }),
       responseOf(200, RUNNING, { 'Retry-After': '3' }),
@@ -234,12 +223,14 @@ describe('waitForJob', () => {
     ];
     const seen: Job[] = [];
 
-    const job = await waitForJob(jobUrl, { ...time, firstWait: 5, onStatus: (status) => seen.push(status) });
+    const headers = { 'x-api-key': 'secret' };
+
+    const job = await waitForJob(jobUrl, { ...time, headers, firstWait: 5, onStatus: (status) => seen.push(status) });
 
     expect(job).toEqual(DONE);
     expect(waits).toEqual([5, 1, 3, 1]);
     expect(seen).toEqual([PENDING, RUNNING, RUNNING, DONE]);
-    expect(requests[0]).toMatchObject({ method: 'GET', url: `/Prod/jobs/${ID}` });
+    expect(requests).toMatchObject(Array(4).fill({ method: 'GET', url: `/Prod/jobs/${ID}`, headers }));
   });
 
   test('waitForJob also returns a job that ended as ERROR', async () => {
@@ -250,23 +241,13 @@ describe('waitForJob', () => {
     expect(job.status === 'ERROR' && job.errorMessage).toBe("Stage 'ocr' failed");
   });
 
-  test.each(['0', '-1', 'Wed, 21 Oct 2026 07:28:00 GMT', '99999999999', ''])(
-    'a Retry-After of "%s" counts as one second',
-    async (value) => {
-      responses = [responseOf(200, PENDING, { 'Retry-After': value }), responseOf(200, DONE)];
+  test('a Retry-After that is not a number of seconds counts as one second', async () => {
+    const values = ['0', '-1', 'Wed, 21 Oct 2026 07:28:00 GMT', '99999999999', ''];
+    responses = [...values.map((value) => responseOf(200, PENDING, { 'Retry-After': value })), responseOf(200, DONE)];
 
-      await waitForJob(jobUrl, time);
+    await waitForJob(jobUrl, time);
 
-      expect(waits).toEqual([0, 1]);
-    },
-  );
-
-  test('waitForJob sends the given headers with each GET', async () => {
-    responses = [responseOf(200, PENDING), responseOf(200, DONE)];
-
-    await waitForJob(jobUrl, { ...time, headers: { 'x-api-key': 'secret' } });
-
-    expect(requests.map(({ headers }) => headers['x-api-key'])).toEqual(['secret', 'secret']);
+    expect(waits).toEqual([0, 1, 1, 1, 1, 1]);
   });
 
   test('waitForJob reads the job at the interval that is given, except after a 429', async () => {
@@ -339,25 +320,14 @@ describe('waitForJob', () => {
     expect(error).toMatchObject({ cause: { name: 'TypeError' } });
   });
 
-  test('waitForJob does not repeat a GET of an unknown job', async () => {
-    responses = [responseOf(404, { error: `Job '${ID}' not found` })];
-
-    const error = await rejectionOf(waitForJob(jobUrl, time));
-
-    expect(error).toMatchObject({ status: 404, message: `${jobUrl} returned 404: Job '${ID}' not found` });
-    expect(requests).toHaveLength(1);
-  });
-
   test.each([
     ['nonsense', '{"jobId":'],
-    ['a string', '"DONE"'],
     ['an unknown status', { ...COMMON, status: 'PAUSED' }],
     ['no status', COMMON],
     ['no job id', { ...DONE, jobId: undefined }],
     ['no text', { ...DONE, text: undefined }],
     ['a time that is not a number', { ...DONE, createdAt: 'today' }],
     ['no time of the last change', { ...DONE, updatedAt: undefined }],
-    ['DONE but no result', { ...DONE, result: undefined }],
     ['DONE but a result of null', { ...DONE, result: null }],
     ['ERROR but no message', { ...FAILED, errorMessage: undefined }],
   ])('a 200 with %s is an error', async (_what, body) => {
