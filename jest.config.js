@@ -1,5 +1,6 @@
 const common = {
   testEnvironment: 'node',
+  restoreMocks: true,
   transform: { '^.+\\.[jt]s$': ['@swc/jest', { jsc: { target: 'es2024', parser: { syntax: 'typescript' } } }] },
   // These packages ship ES modules only.
   transformIgnorePatterns: ['/node_modules/(?!uuid/|@apidevtools/)'],

@@ -19,6 +19,9 @@ export interface WireResponse {
   readonly body: Uint8Array;
 }
 
+/** A successful response without content. */
+export const EMPTY: WireResponse = { statusCode: 200, headers: {}, body: Buffer.from('{}') };
+
 // dynalite requires a signature, but does not check it.
 const SIGNATURE = { authorization: 'AWS4-HMAC-SHA256 Credential=c, SignedHeaders=h, Signature=s', 'x-amz-date': 'd' };
 

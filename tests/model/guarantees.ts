@@ -318,10 +318,8 @@ function publicFields(job: Job): object {
 const resultOf = (job: Job, stage: string): unknown =>
   job.status === 'DONE' ? pick(JSON.parse(job.result), stage) : undefined;
 
-function hasEnd(job: Job | undefined, end: Outcome): boolean {
-  if (job?.status === 'DONE') return end.status === 'DONE' && job.result === end.result;
-  return job?.status === 'ERROR' && end.status === 'ERROR' && job.errorMessage === end.errorMessage;
-}
+const hasEnd = (job: Job | undefined, end: Outcome): boolean =>
+  Object.entries(end).every(([name, value]) => pick(job, name) === value);
 
 /** Whether the body of a GET's response has a final status. */
 export const isFinal = (body: unknown): body is object => ['DONE', 'ERROR'].includes(String(pick(body, 'status')));

@@ -1,11 +1,10 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { setImmediate } from 'node:timers/promises';
-import { CreateTableCommand, DescribeTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
+import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand } from '@aws-sdk/lib-dynamodb';
-import { TABLE } from '../../scripts/local/jobsTable.ts';
+import { createTable } from '../../scripts/local/jobsTable.ts';
 import type { Job } from '../../src/job.ts';
 import { parseJob } from '../../src/jobRepository.ts';
-import { DynamodbEngine, textOf, type WireRequest, type WireResponse } from './dynamodbEngine.ts';
+import { DynamodbEngine, EMPTY, textOf, type WireRequest, type WireResponse } from './dynamodbEngine.ts';
 
 export const TABLE_NAME = 'Jobs';
 
@@ -41,14 +40,7 @@ export class InterceptedDynamodb {
   );
 
   async createTable(): Promise<void> {
-    await this.client.send(new CreateTableCommand({ TableName: TABLE_NAME, ...TABLE }));
-    // dynalite makes a table ACTIVE on a timer, even without a delay.
-    const describe = new DescribeTableCommand({ TableName: TABLE_NAME });
-    for (let tries = 0; tries < 1000; tries += 1) {
-      if ((await this.client.send(describe)).Table?.TableStatus === 'ACTIVE') return;
-      await setImmediate();
-    }
-    throw new Error('dynalite did not create the table');
+    await createTable(this.client, TABLE_NAME);
   }
 
   /** Runs `work`. Its calls, and those of everything it starts, go to `caller`. */
@@ -81,8 +73,6 @@ export class InterceptedDynamodb {
     });
   }
 }
-
-const EMPTY: WireResponse = { statusCode: 200, headers: {}, body: Buffer.from('{}') };
 
 function retryToken(count: number) {
   return { getRetryCount: () => count, getRetryDelay: () => 0 };

@@ -3,12 +3,11 @@ import { DeleteCommand } from '@aws-sdk/lib-dynamodb';
 import { buildHandler as buildCreateJob } from '../../src/handlers/createJob.ts';
 import { buildHandler as buildGetJob } from '../../src/handlers/getJob.ts';
 import { buildHandler as buildWorker } from '../../src/handlers/worker.ts';
-import type { Lease, Outcome } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { type Stage, StageError } from '../../src/stages/stage.ts';
 import { getJobEvent, postJobEvent, signedIn } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
-import type { WireResponse } from './dynamodbEngine.ts';
+import { EMPTY, type WireResponse } from './dynamodbEngine.ts';
 import {
   type Knowledge,
   type KnownJob,
@@ -45,6 +44,12 @@ interface LambdaEvent {
 }
 
 /**
+ * How an event is delivered: `isDuplicate` leaves it in the queue, `ignoresSignal` is about the stages, and `reuse`
+ * selects one of the worker's idle processes. If it is undefined or none is idle, a new process starts.
+ */
+type Delivery = { isDuplicate?: boolean; ignoresSignal?: boolean; skew?: number; reuse?: number | undefined };
+
+/**
  * Simulates Lambda, the network, clients and clocks around the real handlers, the real repository
  * and a real DynamoDB engine. Nothing happens unless a method of this class makes it happen, and each
  * method checks the guarantees before it returns. An error has a trace of everything that happened.
@@ -77,10 +82,6 @@ export class SimulatedWorld implements Knowledge {
     return this.#history.jobs;
   }
 
-  get jobIds(): readonly string[] {
-    return this.jobs.map(({ jobId }) => jobId);
-  }
-
   /** The invocations that are waiting for a call. */
   get calling(): readonly Invocation[] {
     return this.invocations.filter(({ call, isRunning }) => call !== undefined && isRunning);
@@ -103,7 +104,7 @@ export class SimulatedWorld implements Knowledge {
     invocation.hasKey = key !== undefined;
     this.#log(invocation, `user ${user}, key ${key ?? '-'}, text '${text}', clock +${skew} ms`);
     const handle = buildCreateJob({
-      repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
+      repository: this.#repository(),
       startWorker: (jobId) => this.#invoke(invocation, jobId),
       lifetimes: LIFETIMES,
       expectedJobSeconds: 5,
@@ -141,7 +142,7 @@ export class SimulatedWorld implements Knowledge {
     invocation.user = user;
     this.#log(invocation, `user ${user}, ${this.#history.job(jobId).name}, clock +${skew} ms`);
     const handle = buildGetJob({
-      repository: new JobRepository(this.#dynamodb.client, TABLE_NAME),
+      repository: this.#repository(),
       corsOrigin: '',
       clock: () => this.now + invocation.skew,
     });
@@ -156,21 +157,10 @@ export class SimulatedWorld implements Knowledge {
     });
   }
 
-  /**
-   * Delivers an event to the worker.
-   *
-   * @param isDuplicate whether the event stays in the queue and is delivered again
-   * @param ignoresSignal whether the stages ignore their signal
-   * @param reuse selects one of the worker's idle processes; if undefined or none is idle, a new process starts
-   */
+  /** Delivers an event to the worker. */
   async deliver(
     index: number,
-    {
-      isDuplicate = false,
-      ignoresSignal = false,
-      skew = 0,
-      reuse,
-    }: { isDuplicate?: boolean; ignoresSignal?: boolean; skew?: number; reuse?: number | undefined } = {},
+    { isDuplicate = false, ignoresSignal = false, skew = 0, reuse }: Delivery = {},
   ): Promise<Invocation> {
     const event = this.queue[index];
     if (event === undefined) throw new Error('There is no such event');
@@ -184,16 +174,8 @@ export class SimulatedWorld implements Knowledge {
     const invocation = this.#newInvocation('worker', LIFETIMES.workerTimeout * 1000, skew, sandbox);
     invocation.jobId = jobId;
     invocation.onFailure = () => this.#redeliver(event);
-    this.#log(
-      invocation,
-      [
-        this.#history.job(jobId).name,
-        `clock +${skew} ms`,
-        ...(isDuplicate ? ['a duplicate'] : []),
-        ...(ignoresSignal ? ['ignores its signal'] : []),
-        ...(sandbox === undefined ? [] : [`process of ${sandbox.invocations[0]?.name}`]),
-      ].join(', '),
-    );
+    const how = JSON.stringify({ skew, isDuplicate, ignoresSignal, processOf: sandbox?.invocations[0]?.name });
+    this.#log(invocation, `${this.#history.job(jobId).name}, ${how}`);
     const stage = (name: string): Stage => ({
       name,
       run: async (text, { results, signal }) => {
@@ -209,10 +191,15 @@ export class SimulatedWorld implements Knowledge {
         }
       },
     });
+    const repository = this.#repository();
+    const finalWrite = repository.end.bind(repository);
+    repository.end = async (id, lease, end, now) => {
+      const isStored = await finalWrite(id, lease, end, now);
+      if (isStored) this.#history.see({ what: 'final write', job: this.#history.job(id), invocation, end });
+      return isStored;
+    };
     const handle = buildWorker({
-      repository: new WatchedRepository(this.#dynamodb, (end) =>
-        this.#history.see({ what: 'final write', job: this.#history.job(jobId), invocation, end }),
-      ),
+      repository,
       stages: [stage('first'), stage('second')],
       workerTimeout: LIFETIMES.workerTimeout,
       startTimer: (milliseconds, onTime) => {
@@ -284,7 +271,9 @@ export class SimulatedWorld implements Knowledge {
       this.#log(invocation, `${call.label} -> ${isOpen ? fate : 'response lost'}`);
       if (fate === 'late' && isOpen) this.late.push({ invocation, label: call.label, land: call.perform });
       if (call.isRetry) this.#onLostCall(invocation, call.label);
-      await this.#step(invocation, () => call.fail(timeoutError()));
+      await this.#step(invocation, () =>
+        call.fail(Object.assign(new Error('No response in time'), { name: 'TimeoutError' })),
+      );
     }
     this.#history.verify();
   }
@@ -520,6 +509,10 @@ export class SimulatedWorld implements Knowledge {
     if (invocation.kind === 'POST' && label.startsWith('DeleteItem')) this.#history.excuse(invocation);
   }
 
+  #repository(): JobRepository {
+    return new JobRepository(this.#dynamodb.client, TABLE_NAME);
+  }
+
   #newId(): string {
     this.#ids += 1;
     return `${this.#run}-0000-4000-8000-${String(this.#ids).padStart(12, '0')}`;
@@ -534,31 +527,8 @@ export class SimulatedWorld implements Knowledge {
   }
 }
 
-class WatchedRepository extends JobRepository {
-  readonly #onFinalWrite: (end: Outcome) => void;
-
-  constructor(dynamodb: InterceptedDynamodb, onFinalWrite: (end: Outcome) => void) {
-    super(dynamodb.client, TABLE_NAME);
-    this.#onFinalWrite = onFinalWrite;
-  }
-
-  override async end(jobId: string, lease: Lease, end: Outcome, now: number): Promise<boolean> {
-    const isStored = await super.end(jobId, lease, end, now);
-    if (isStored) this.#onFinalWrite(end);
-    return isStored;
-  }
-}
-
-const EMPTY: WireResponse = { statusCode: 200, headers: {}, body: Buffer.from('{}') };
-
 const REFUSED: WireResponse = {
   statusCode: 400,
   headers: {},
   body: Buffer.from('{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"refused"}'),
 };
-
-function timeoutError(): Error {
-  const error = new Error('No response in time');
-  error.name = 'TimeoutError';
-  return error;
-}

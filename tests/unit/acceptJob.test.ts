@@ -1,18 +1,16 @@
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { acceptJob } from '../../src/acceptJob.ts';
 import { type Job, newJob } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
+import { LIFETIMES, NOW } from '../support/jobs.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
 
-const NOW = 1_700_000_000;
 const LEASE = { token: 'lease', expiresAt: NOW + 35 };
-const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };
 
 let table: JobsTable;
 let repository: JobRepository;
 let job: Job;
-let log: readonly string[];
 let count = 0;
 
 beforeAll(async () => {
@@ -20,12 +18,10 @@ beforeAll(async () => {
   repository = new JobRepository(table.connect(), table.name);
 });
 afterAll(() => table.stop());
+const log = captureConsole();
+
 beforeEach(() => {
-  log = captureConsole();
   job = newJob(`job-${++count}`, 'a text', NOW, LIFETIMES);
-});
-afterEach(() => {
-  jest.restoreAllMocks();
 });
 
 const claim = () => repository.claim(job.jobId, LEASE, NOW);

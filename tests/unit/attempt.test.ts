@@ -1,43 +1,25 @@
-import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, UpdateCommand } from '@aws-sdk/lib-dynamodb';
-import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import { beforeEach, expect, jest, test } from '@jest/globals';
 import { mockClient } from 'aws-sdk-client-mock';
 import { RESERVE_MS, runAttempt } from '../../src/attempt.ts';
 import { documentClient } from '../../src/aws.ts';
-import { CLOCK_SKEW_SECONDS, newJob } from '../../src/job.ts';
+import { CLOCK_SKEW_SECONDS } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
 import type { Stage } from '../../src/stages/stage.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
-
-const NOW = 1_700_000_000;
-const JOB_ID = '11111111-1111-4111-8111-111111111111';
-const TEXT = 'a secret of mine';
-const TIMEOUT_SECONDS = 30;
-const LEASE_EXPIRES_AT = NOW + TIMEOUT_SECONDS + CLOCK_SKEW_SECONDS;
-const pending = newJob(JOB_ID, TEXT, NOW, { maxEventAge: 600, workerTimeout: TIMEOUT_SECONDS });
-const claimed = {
-  ...pending,
-  status: 'IN_PROGRESS',
-  attempt: 1,
-  leaseToken: 'token',
-  leaseExpiresAt: LEASE_EXPIRES_AT,
-};
+import { claimed, conditionFailed, JOB_ID, LIFETIMES, NOW } from '../support/jobs.ts';
 
 const dynamodb = mockClient(DynamoDBDocumentClient);
-const conditionFailed = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
-let log: readonly string[];
 let running: Map<string, Promise<unknown>>;
 let timers: { milliseconds: number; onTime: () => void; isStopped: boolean }[];
 
+const log = captureConsole();
+
 beforeEach(() => {
-  log = captureConsole();
   running = new Map();
   timers = [];
   dynamodb.reset();
   dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).resolves({});
-});
-afterEach(() => {
-  jest.restoreAllMocks();
 });
 
 const passing: Stage = { name: 'passing', run: async () => ({ count: 1 }) };
@@ -47,7 +29,7 @@ const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined
 /** @param remainingMs the invocation's remaining time: at its start, after the claim, and at each later look */
 function attempt(
   stages: readonly Stage[] = [passing],
-  remainingMs: readonly number[] = [TIMEOUT_SECONDS * 1000],
+  remainingMs: readonly number[] = [30_000],
 ): Promise<'ended' | 'held'> {
   const remaining = [...remainingMs];
   const last = remaining.at(-1) ?? 0;
@@ -55,7 +37,7 @@ function attempt(
     {
       repository: new JobRepository(documentClient(), 'JobsTable'),
       stages,
-      workerTimeout: TIMEOUT_SECONDS,
+      workerTimeout: LIFETIMES.workerTimeout,
       startTimer(milliseconds, onTime) {
         const timer = { milliseconds, onTime, isStopped: false };
         timers.push(timer);
@@ -93,7 +75,7 @@ test('a job is claimed with one call and ended with one call', async () => {
   expect(result).toBe('ended');
   // jobRepository.test.ts tests the conditions on a real engine.
   expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toMatchObject([
-    { ExpressionAttributeValues: { ':now': NOW, ':token': 'token', ':leaseExpiresAt': LEASE_EXPIRES_AT } },
+    { ExpressionAttributeValues: { ':now': NOW, ':token': 'token', ':leaseExpiresAt': NOW + 30 + CLOCK_SKEW_SECONDS } },
     { ExpressionAttributeValues: { ':token': 'token', ':ended': 'DONE', ':value': '{"passing":{"count":1}}' } },
   ]);
 });

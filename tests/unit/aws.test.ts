@@ -6,6 +6,7 @@ import { CALL_BUDGET_MS, documentClient, workerStarter } from '../../src/aws.ts'
 import { defaultProvider } from '../../src/bundle/lambdaCredentials.ts';
 import { newJob } from '../../src/job.ts';
 import { JobRepository } from '../../src/jobRepository.ts';
+import { LIFETIMES } from '../support/jobs.ts';
 import { listen } from '../support/listen.ts';
 
 let server: Server | undefined;
@@ -65,7 +66,7 @@ describe('a call that gets no response', () => {
 });
 
 describe('the time of a whole call is limited to its budget', () => {
-  const job = newJob('id', 'a text', 0, { maxEventAge: 600, workerTimeout: 30 });
+  const job = newJob('id', 'a text', 0, LIFETIMES);
   const calls: readonly (readonly [string, () => Promise<unknown>])[] = [
     ['a put', () => repository().create(job)],
     ['a read', () => repository().find('id', 0)],

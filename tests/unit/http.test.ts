@@ -1,16 +1,10 @@
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import { callerOf, HttpError, httpHandler, json } from '../../src/http.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
 import { postJobEvent, signedIn } from '../support/events.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
-let log: readonly string[];
-beforeEach(() => {
-  log = captureConsole();
-});
-afterEach(() => {
-  jest.restoreAllMocks();
-});
+const log = captureConsole();
 
 const failing = (error: unknown) =>
   httpHandler('POST', '', () => Promise.reject(error))(postJobEvent(null), lambdaContext());

@@ -14,8 +14,9 @@ import {
   sizeAsJson,
   unixSeconds,
 } from '../../src/job.ts';
+import { LIFETIMES } from '../support/jobs.ts';
 
-const pending = newJob('id', 'a text', 1000, { maxEventAge: 600, workerTimeout: 30 });
+const pending = newJob('id', 'a text', 1000, LIFETIMES);
 const held: Job = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: 1100, leaseToken: 'token' };
 const done: Job = { ...pending, status: 'DONE', attempt: 1, result: '{}' };
 const failed: Job = { ...pending, status: 'ERROR', attempt: 1, errorMessage: 'no' };

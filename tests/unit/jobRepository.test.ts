@@ -13,15 +13,14 @@ import {
 } from '../../src/job.ts';
 import { JobRepository, parseJob } from '../../src/jobRepository.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
+import { LIFETIMES, NOW } from '../support/jobs.ts';
 import { type JobsTable, startJobsTable, type Wire } from '../support/jobsTable.ts';
 
-const NOW = 1_700_000_000;
 const DONE: Outcome = { status: 'DONE', result: '{"ocr":{"charCount":6}}' };
 const FAILED: Outcome = { status: 'ERROR', errorMessage: 'No model for this' };
 const MINE: Lease = { token: 'mine', expiresAt: NOW + 35 };
 const OTHERS: Lease = { token: 'theirs', expiresAt: NOW + 65 };
 const CLAIMED = { status: 'IN_PROGRESS', attempt: 1, leaseToken: MINE.token, leaseExpiresAt: MINE.expiresAt };
-const LIFETIMES = { maxEventAge: 600, workerTimeout: 30 };
 
 /** Loses the first response to each request. The SDK then sends the request again. */
 const sendTwice: Wire = async (_command, send) => {
@@ -46,8 +45,9 @@ let repository: JobRepository;
 let job: Job;
 let count = 0;
 
+captureConsole();
+
 beforeAll(async () => {
-  captureConsole();
   table = await startJobsTable();
   repository = new JobRepository(table.connect(), table.name);
 });

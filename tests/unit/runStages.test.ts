@@ -1,5 +1,5 @@
 import { runInNewContext } from 'node:vm';
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { Outcome } from '../../src/job.ts';
 import { runStages } from '../../src/runStages.ts';
 import { type Stage, type StageContext, StageError } from '../../src/stages/stage.ts';
@@ -7,14 +7,11 @@ import { captureConsole } from '../support/consoleCapture.ts';
 
 const TEXT = 'a text that must not be logged';
 
-let log: readonly string[];
 let running: Map<string, Promise<unknown>>;
+const log = captureConsole();
+
 beforeEach(() => {
-  log = captureConsole();
   running = new Map();
-});
-afterEach(() => {
-  jest.restoreAllMocks();
 });
 
 /** Runs the stages with a clock that advances by a second each time it is read. */

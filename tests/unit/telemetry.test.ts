@@ -1,18 +1,13 @@
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import { newJob } from '../../src/job.ts';
 import { count, logError, recordAttempt, recordEnd, withTelemetry } from '../../src/telemetry.ts';
 import { captureConsole } from '../support/consoleCapture.ts';
+import { LIFETIMES } from '../support/jobs.ts';
 import { lambdaContext } from '../support/lambdaContext.ts';
 
-const job = newJob('id', 'a text', 1000, { maxEventAge: 600, workerTimeout: 30 });
+const job = newJob('id', 'a text', 1000, LIFETIMES);
 
-let log: readonly string[];
-beforeEach(() => {
-  log = captureConsole();
-});
-afterEach(() => {
-  jest.restoreAllMocks();
-});
+const log = captureConsole();
 
 /** The metrics that one invocation sends. */
 async function metricsOf(work: () => void): Promise<unknown> {

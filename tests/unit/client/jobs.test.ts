@@ -149,16 +149,13 @@ describe('submitJob', () => {
   });
 
   test('submitJob gives up at the limit, with the last failure', async () => {
-    responses = [responseOf(429, { error: 'Too many requests; please try again' }, { 'Retry-After': '25' })];
+    responses = [responseOf(429, { error: 'Too many requests' }, { 'Retry-After': '25' })];
 
     const error = await rejectionOf(submitJob(baseUrl, 'a text', time));
 
+    const message = `${baseUrl}/jobs returned 429: Too many requests`;
     expect(error).toBeInstanceOf(JobsError);
-    expect(error).toMatchObject({
-      name: 'JobsError',
-      status: 429,
-      message: `${baseUrl}/jobs returned 429: Too many requests; please try again`,
-    });
+    expect(error).toMatchObject({ name: 'JobsError', status: 429, message });
     expect(waits).toEqual([25, 25, 10]);
   });
 
@@ -233,20 +230,13 @@ describe('waitForJob', () => {
     expect(requests).toMatchObject(Array(4).fill({ method: 'GET', url: `/Prod/jobs/${ID}`, headers }));
   });
 
-  test('waitForJob also returns a job that ended as ERROR', async () => {
-    responses = [responseOf(200, FAILED)];
+  test('waitForJob returns a job that ended as ERROR, and waits one second after a Retry-After without seconds', async () => {
+    const values = ['0', '-1', 'Wed, 21 Oct 2026 07:28:00 GMT', '99999999999', ''];
+    responses = [...values.map((value) => responseOf(200, PENDING, { 'Retry-After': value })), responseOf(200, FAILED)];
 
     const job = await waitForJob(jobUrl, time);
 
-    expect(job.status === 'ERROR' && job.errorMessage).toBe("Stage 'ocr' failed");
-  });
-
-  test('a Retry-After that is not a number of seconds counts as one second', async () => {
-    const values = ['0', '-1', 'Wed, 21 Oct 2026 07:28:00 GMT', '99999999999', ''];
-    responses = [...values.map((value) => responseOf(200, PENDING, { 'Retry-After': value })), responseOf(200, DONE)];
-
-    await waitForJob(jobUrl, time);
-
+    expect(job).toEqual(FAILED);
     expect(waits).toEqual([0, 1, 1, 1, 1, 1]);
   });
 
@@ -300,24 +290,21 @@ describe('waitForJob', () => {
     expect(waits).toEqual([0, 30, 30, 10]);
   });
 
-  test.each(['limit', 'interval', 'firstWait'])(
-    'waitForJob rejects if %s is not a number, and does not repeat its GETs without a pause',
-    async (name) => {
-      responses = [responseOf(200, RUNNING), responseOf(200, DONE)];
+  test.each(['limit', 'interval', 'firstWait'])('waitForJob rejects if %s is not a number', async (name) => {
+    responses = [responseOf(200, RUNNING), responseOf(200, DONE)];
 
-      const error = await rejectionOf(waitForJob(jobUrl, { ...time, [name]: Number.NaN }));
+    const error = await rejectionOf(waitForJob(jobUrl, { ...time, [name]: Number.NaN }));
 
-      expect(error).toMatchObject({ name: 'TypeError' });
-    },
-  );
+    expect(error).toMatchObject({ name: 'TypeError' });
+  });
 
   test('waitForJob gives up at the limit if no server responds, with the last failure and no job', async () => {
     responses = [resetConnection];
 
     const error = await rejectionOf(waitForJob(jobUrl, { ...time, limit: 20 }));
 
-    expect(error).toMatchObject({ status: undefined, job: undefined, message: `No response from ${jobUrl}` });
-    expect(error).toMatchObject({ cause: { name: 'TypeError' } });
+    const message = `No response from ${jobUrl}`;
+    expect(error).toMatchObject({ status: undefined, job: undefined, message, cause: { name: 'TypeError' } });
   });
 
   test.each([
@@ -388,23 +375,17 @@ test('the code in the README submits a job, waits for it, and prints its result'
   ];
   const program = code.replace(/(const baseUrl = )'.*'/, `$1'${baseUrl}'`);
 
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--input-type=module-typescript', '--eval', program],
-    { cwd: root },
-  );
+  const args = ['--input-type=module-typescript', '--eval', program];
+  const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: root });
 
   expect(stdout).toBe('{ ocr: { wordCount: 2 } }\n');
 });
 
 test('the client needs only what browsers have', async () => {
-  const tsc = resolve(root, 'node_modules', 'typescript', 'bin', 'tsc');
+  const tsc = ['node_modules/typescript/bin/tsc', '--ignoreConfig', '--noEmit', '--strict', '--module', 'esnext'];
   const libraries = ['--target', 'es2022', '--lib', 'es2022,dom', '--types', ''];
 
-  const check = promisify(execFile)(process.execPath, [
-    ...[tsc, '--ignoreConfig', '--noEmit', '--strict', '--module', 'esnext', ...libraries],
-    resolve(root, 'client', 'jobs.ts'),
-  ]);
+  const check = promisify(execFile)(process.execPath, [...tsc, ...libraries, 'client/jobs.ts'], { cwd: root });
 
   await expect(check).resolves.toEqual({ stdout: '', stderr: '' });
 });

@@ -1,38 +1,22 @@
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { beforeEach, describe, expect, test } from '@jest/globals';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { mockClient } from 'aws-sdk-client-mock';
 import { documentClient } from '../../../src/aws.ts';
 import { buildHandler, handler } from '../../../src/handlers/getJob.ts';
-import { type Job, newJob } from '../../../src/job.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
 import { apiEvent, errorOf, getJobEvent, signedIn } from '../../support/events.ts';
+import { claimed, done, failed, JOB_ID, NOW, pending } from '../../support/jobs.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
-const NOW = 1_700_000_000;
-const JOB_ID = '11111111-1111-4111-8111-111111111111';
-const pending = newJob(JOB_ID, 'a secret of mine', NOW, { maxEventAge: 600, workerTimeout: 30 });
-const inProgress: Job = {
-  ...pending,
-  status: 'IN_PROGRESS',
-  attempt: 1,
-  leaseExpiresAt: NOW + 35,
-  leaseToken: 'token',
-};
-const done: Job = { ...pending, status: 'DONE', result: '{"ocr":{"stage":"ocr","charCount":6}}' };
-const failed: Job = { ...pending, status: 'ERROR', errorMessage: 'No model for this' };
-
 const dynamodb = mockClient(DynamoDBDocumentClient);
-let log: readonly string[];
+
+const log = captureConsole();
 
 beforeEach(() => {
-  log = captureConsole();
   dynamodb.reset();
   dynamodb.resolves({});
-});
-afterEach(() => {
-  jest.restoreAllMocks();
 });
 
 const get = (jobId: string, now = NOW) => getBy(getJobEvent(jobId), now);
@@ -51,8 +35,8 @@ const COMMON = { 'Content-Type': 'application/json', 'Cache-Control': 'no-store'
 describe('a job', () => {
   test.each([
     [pending, `${HEAD}:"PENDING",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
-    [inProgress, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
-    [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"stage":"ocr","charCount":6}}}`, COMMON],
+    [claimed, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
+    [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"charCount":6}}}`, COMMON],
     [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
   ])(
     'a job that is $status takes one strongly consistent read, and is returned as documented',
@@ -69,7 +53,7 @@ describe('a job', () => {
   );
 
   test('a job that is older gets a longer Retry-After', async () => {
-    dynamodb.on(GetCommand).resolves({ Item: inProgress });
+    dynamodb.on(GetCommand).resolves({ Item: claimed });
 
     const response = await get(JOB_ID, NOW + 20);
 
@@ -77,8 +61,7 @@ describe('a job', () => {
   });
 
   test('a job that has lapsed is ended and counted before it is returned', async () => {
-    const { errorMessage } = failed.status === 'ERROR' ? failed : { errorMessage: '' };
-    const lapsed = { ...pending, status: 'ERROR', errorMessage, updatedAt: pending.deadline };
+    const lapsed = { ...failed, updatedAt: pending.deadline };
     dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
 
     const response = await get(JOB_ID, pending.deadline);
@@ -86,7 +69,7 @@ describe('a job', () => {
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
     expect(metricsIn(log)).toEqual({ JobsFailed: 1, TimeToEnd: pending.deadline - NOW });
     expect(response).toMatchObject({ statusCode: 200, headers: COMMON });
-    expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline, errorMessage });
+    expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline });
   });
 
   test('a job is returned with its stored result, however deeply nested', async () => {

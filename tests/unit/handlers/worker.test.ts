@@ -1,33 +1,24 @@
-import { ConditionalCheckFailedException } from '@aws-sdk/client-dynamodb';
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
-import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { beforeEach, describe, expect, jest, test } from '@jest/globals';
+import type { Context } from 'aws-lambda';
 import { mockClient } from 'aws-sdk-client-mock';
 import { RESERVE_MS } from '../../../src/attempt.ts';
 import { documentClient } from '../../../src/aws.ts';
-import { buildHandler, handler } from '../../../src/handlers/worker.ts';
-import { newJob } from '../../../src/job.ts';
+import { buildHandler, handler, type WorkerDependencies } from '../../../src/handlers/worker.ts';
 import { JobRepository } from '../../../src/jobRepository.ts';
 import { stages as listedStages } from '../../../src/stages/index.ts';
 import type { Stage } from '../../../src/stages/stage.ts';
 import { captureConsole, metricsIn } from '../../support/consoleCapture.ts';
+import { claimed, conditionFailed, done, JOB_ID, NOW } from '../../support/jobs.ts';
 import { lambdaContext } from '../../support/lambdaContext.ts';
 
-const NOW = 1_700_000_000;
-const JOB_ID = '11111111-1111-4111-8111-111111111111';
-const pending = newJob(JOB_ID, 'a secret of mine', NOW, { maxEventAge: 600, workerTimeout: 30 });
-const claimed = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseToken: 'token', leaseExpiresAt: NOW + 35 };
-
 const dynamodb = mockClient(DynamoDBDocumentClient);
-const conditionFailed = new ConditionalCheckFailedException({ message: 'no', $metadata: {} });
-let log: readonly string[];
+
+const log = captureConsole();
 
 beforeEach(() => {
-  log = captureConsole();
   dynamodb.reset();
   dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).resolves({});
-});
-afterEach(() => {
-  jest.restoreAllMocks();
 });
 
 const passing: Stage = { name: 'passing', run: async () => ({}) };
@@ -45,7 +36,11 @@ const endless: Stage = { name: 'endless', run: () => new Promise(() => undefined
 const logged = (text: string) => log.filter((line) => line.includes(text)).map((line): unknown => JSON.parse(line));
 
 /** Handles an event. The stages' time is up as soon as one of them waits for something. */
-function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = async () => undefined): Promise<void> {
+function work(
+  event: unknown,
+  stage: Stage,
+  { context = lambdaContext(), ...others }: Partial<WorkerDependencies> & { context?: Context } = {},
+): Promise<void> {
   return buildHandler({
     repository: new JobRepository(documentClient(), 'JobsTable'),
     stages: [stage],
@@ -56,8 +51,9 @@ function work(event: unknown, stage: Stage, endProcess: () => Promise<void> = as
     },
     newToken: () => 'token',
     clock: () => NOW * 1000,
-    endProcess,
-  })(event, lambdaContext());
+    endProcess: async () => undefined,
+    ...others,
+  })(event, context);
 }
 
 describe('an event', () => {
@@ -83,7 +79,7 @@ describe('an event', () => {
 
   test.each([
     ['gone', undefined, undefined, { ClaimsRefused: 1 }],
-    ['ended', { ...pending, status: 'DONE', result: '{}' }, undefined, { ClaimsRefused: 1 }],
+    ['ended', done, undefined, { ClaimsRefused: 1 }],
     [
       'held',
       { ...claimed, leaseToken: 'theirs' },
@@ -128,18 +124,35 @@ describe('an event', () => {
 });
 
 describe('a stage that has not settled when the attempt is over', () => {
-  /** What had happened when the process was ended, or undefined if it was not. */
-  async function stateAtProcessEnd(event: unknown, stage: Stage): Promise<{ writes: number; log: string } | undefined> {
+  /**
+   * Handles an event. Returns what had happened when the process was ended, or undefined if it was not, and the timer
+   * of the wait for the stage.
+   */
+  async function run(stage: Stage, leftMs = 4400, onWait = () => {}) {
     let state: { writes: number; log: string } | undefined;
-    await work(event, stage, async () => {
-      state = { writes: dynamodb.commandCalls(UpdateCommand).length, log: log.join('\n') };
+    const timers: { milliseconds: number; isStopped: boolean }[] = [];
+    await work({ jobId: JOB_ID }, stage, {
+      context: contextWith(30_000, 30_000, 30_000, leftMs),
+      startTimer(milliseconds, onTime) {
+        const timer = { milliseconds, isStopped: false };
+        if (timers.push(timer) === 2) onWait();
+        const immediate = setImmediate(onTime);
+        return () => {
+          timer.isStopped = true;
+          clearImmediate(immediate);
+        };
+      },
+      async endProcess() {
+        state = { writes: dynamodb.commandCalls(UpdateCommand).length, log: log.join('\n') };
+      },
     }).catch(() => undefined);
-    return state;
+    return { state, wait: timers[1] };
   }
 
   test('a stage that does not settle ends the process after the outcome is stored and all logs and metrics are written', async () => {
-    const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+    const { state, wait } = await run(endless);
 
+    expect(wait).toEqual({ milliseconds: 1000, isStopped: true });
     expect(state?.writes).toBe(2);
     expect(state?.log).toContain('Job ended');
     expect(state?.log).toContain('"JobsFailed":1');
@@ -150,72 +163,37 @@ describe('a stage that has not settled when the attempt is over', () => {
     dynamodb.reset();
     dynamodb.on(UpdateCommand).resolvesOnce({ Attributes: claimed }).rejects(new Error('No route'));
 
-    const state = await stateAtProcessEnd({ jobId: JOB_ID }, endless);
+    const { state } = await run(endless);
 
     expect(state?.log).toContain('No route');
   });
 
   test('a stage that settles when its signal aborts does not end the process', async () => {
-    expect(await stateAtProcessEnd({ jobId: JOB_ID }, abortable)).toBeUndefined();
+    const { state } = await run(abortable);
+
+    expect(state).toBeUndefined();
     expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
   });
-});
 
-describe('a stage that is still stopping after the final write', () => {
-  /**
-   * Handles an event with a stage that ignores its signal, and settles once the worker waits for it, or never.
-   * Returns how long the worker was ready to wait, and how often it ended its process.
-   */
-  async function stop(remainingMs: readonly number[], isSettling: boolean) {
+  test('a stage that ignores its signal, and settles while the worker waits for it, does not end the process', async () => {
     const { promise, resolve } = Promise.withResolvers<object>();
-    const timers: { milliseconds: number; isStopped: boolean }[] = [];
-    const endProcess = jest.fn(async () => undefined);
-    await buildHandler({
-      repository: new JobRepository(documentClient(), 'JobsTable'),
-      stages: [{ name: 'stopping', run: () => promise }],
-      workerTimeout: 30,
-      startTimer(milliseconds, onTime) {
-        const timer = { milliseconds, isStopped: false };
-        const isWaiting = timers.push(timer) === 2;
-        setImmediate(isWaiting && isSettling ? () => resolve({}) : onTime);
-        return () => {
-          timer.isStopped = true;
-        };
-      },
-      newToken: () => 'token',
-      clock: () => NOW * 1000,
-      endProcess,
-    })({ jobId: JOB_ID }, contextWith(...remainingMs));
-    return {
-      waitMs: timers[1]?.milliseconds,
-      isTimerStopped: timers[1]?.isStopped,
-      ends: endProcess.mock.calls.length,
-    };
-  }
 
-  const START = [30_000, 30_000, 30_000];
+    const { state, wait } = await run({ name: 'stopping', run: () => promise }, 4400, () => resolve({}));
 
-  test('a stage that settles within a second after the final write does not end the process', async () => {
-    const outcome = await stop([...START, 4400], true);
-
-    expect(outcome).toEqual({ waitMs: 1000, isTimerStopped: true, ends: 0 });
-    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(2);
+    expect(state).toBeUndefined();
+    expect(wait).toEqual({ milliseconds: 1000, isStopped: true });
     expect(logged('ending the process')).toEqual([]);
   });
 
   test.each([
-    [4400, 1000],
     [1600, 600],
     [1000, 0],
     [200, 0],
-  ])(
-    'with %i ms left until Lambda kills the worker, a stage gets %i ms to settle before the process ends',
-    async (leftMs, waitMs) => {
-      const outcome = await stop([...START, leftMs], false);
+  ])('with %i ms left until Lambda kills the worker, a stage gets %i ms to settle', async (leftMs, milliseconds) => {
+    const outcome = await run(endless, leftMs);
 
-      expect(outcome).toEqual({ waitMs, isTimerStopped: true, ends: 1 });
-    },
-  );
+    expect(outcome).toMatchObject({ wait: { milliseconds, isStopped: true }, state: { writes: 2 } });
+  });
 });
 
 describe('the deployed handler', () => {

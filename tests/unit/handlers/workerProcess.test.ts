@@ -4,14 +4,13 @@ import { text } from 'node:stream/consumers';
 import { expect, test } from '@jest/globals';
 import { RESERVE_MS } from '../../../src/attempt.ts';
 import { newJob, unixSeconds } from '../../../src/job.ts';
+import { JOB_ID, LIFETIMES } from '../../support/jobs.ts';
 import { startJobsTable } from '../../support/jobsTable.ts';
-
-const JOB_ID = '11111111-1111-4111-8111-111111111111';
 
 test('a worker whose stage never settles flushes its output and ends its process', async () => {
   const table = await startJobsTable();
   try {
-    await table.put(newJob(JOB_ID, 'a text', unixSeconds(Date.now()), { maxEventAge: 600, workerTimeout: 30 }));
+    await table.put(newJob(JOB_ID, 'a text', unixSeconds(Date.now()), LIFETIMES));
     // Logs more than a pipe can buffer.
     const script = `
       const { handler } = await import('./src/handlers/worker.ts');

@@ -2,6 +2,8 @@ import { expect, test } from '@jest/globals';
 import { followJob } from '../../../scripts/aws/followJob.ts';
 import { captureConsole } from '../../support/consoleCapture.ts';
 
+const output = captureConsole();
+
 test('poll.sh prints a job as JSON that cannot control the terminal', async () => {
   const job = {
     jobId: 'id',
@@ -11,7 +13,6 @@ test('poll.sh prints a job as JSON that cannot control the terminal', async () =
     updatedAt: 2,
     result: {},
   };
-  const output = captureConsole();
 
   await followJob('http://127.0.0.1/jobs/id', { fetch: async () => Response.json(job) });
 

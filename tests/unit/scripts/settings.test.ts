@@ -46,23 +46,16 @@ describe('.env', () => {
     expect(existsSync(mark)).toBe(false);
   });
 
-  test('.env cannot change variables that are not settings for AWS, and a note says which line is not used', () => {
-    const { settings, notes } = read([...KEYS, ...PLACE, 'PATH=/nowhere', 'NODE_OPTIONS=--x'], { PATH: '/bin' });
+  test.each(['PATH', 'NODE_OPTIONS', 'AWS_REGION', 'AWS_DEFAULT_PROFILE'])(
+    '.env cannot set %s, and a note says which line is not used',
+    (name) => {
+      const { settings, notes } = read([...KEYS, ...PLACE, `${name}=other`], { PATH: '/bin' });
 
-    expect(settings).toMatchObject({ PATH: '/bin' });
-    expect(settings).not.toHaveProperty('NODE_OPTIONS');
-    expect(notes).toEqual(['PATH in line 5 of .env is not used', 'NODE_OPTIONS in line 6 of .env is not used']);
-  });
-
-  test.each(['AWS_REGION', 'AWS_DEFAULT_PROFILE'])('has no use for %s, and a note says so', (name) => {
-    const { settings, notes } = read([...KEYS, 'STACK_NAME=mine', `${name}=other`], {
-      AWS_DEFAULT_REGION: 'us-east-1',
-    });
-
-    expect(settings).toMatchObject({ AWS_REGION: 'us-east-1' });
-    expect(settings).not.toHaveProperty('AWS_DEFAULT_PROFILE');
-    expect(notes).toEqual([`${name} in line 4 of .env is not used`]);
-  });
+      expect(settings).toMatchObject({ PATH: '/bin', AWS_REGION: 'us-east-1' });
+      expect(Object.values(settings)).not.toContain('other');
+      expect(notes).toEqual([`${name} in line 5 of .env is not used`]);
+    },
+  );
 
   test.each([
     ['no secret', ['AWS_ACCESS_KEY_ID=x', ...PLACE], 'AWS_SECRET_ACCESS_KEY is not set in .env (nor is AWS_PROFILE)'],
@@ -79,11 +72,6 @@ describe('.env', () => {
     ['a name that begins with a digit', ['1AWS=x'], 'line 1 of .env is not KEY=value'],
     ['a name twice', [...KEYS, ...PLACE, 'STACK_NAME=other'], 'line 5 of .env: STACK_NAME is set twice'],
     [
-      'a placeholder of example.env',
-      ['AWS_ACCESS_KEY_ID=your-access-key-id'],
-      'line 1 of .env: AWS_ACCESS_KEY_ID still has the placeholder of example.env',
-    ],
-    [
       'a region that is not one',
       [...KEYS, 'AWS_DEFAULT_REGION=Ireland', 'STACK_NAME=x'],
       'AWS_DEFAULT_REGION in .env is not an AWS region such as us-east-1',
@@ -98,18 +86,10 @@ describe('.env', () => {
       [...KEYS, 'AWS_DEFAULT_REGION=us-east-1', `STACK_NAME=${'x'.repeat(37)}`],
       'STACK_NAME in .env must have at most 36 characters, but has 37',
     ],
+    ['an open double quote', ['AWS_PROFILE="x'], 'line 1 of .env: the value of AWS_PROFILE has no closing quote'],
+    ['an open single quote', ["AWS_PROFILE='x # y"], 'line 1 of .env: the value of AWS_PROFILE has no closing quote'],
     [
-      'a double quote that is not closed',
-      ['AWS_ACCESS_KEY_ID="x'],
-      'line 1 of .env: the value of AWS_ACCESS_KEY_ID has no closing quote',
-    ],
-    [
-      'a single quote that is not closed',
-      ["AWS_PROFILE='x # y"],
-      'line 1 of .env: the value of AWS_PROFILE has no closing quote',
-    ],
-    [
-      'a value that Node would cut at #',
+      'a value with #',
       ['AWS_PROFILE=team#1'],
       'line 1 of .env: the value of AWS_PROFILE contains #, so it needs quotes',
     ],
@@ -131,15 +111,7 @@ describe('.env', () => {
       'AWS_PROFILE=your_s3cret',
     ];
 
-    const messages = bad.map((line) => {
-      try {
-        return JSON.stringify(read([line]));
-      } catch (error) {
-        return String(error);
-      }
-    });
-
-    expect(messages.join('\n')).not.toContain('s3cret');
+    for (const line of bad) expect(() => read([line])).toThrow(/^(?!.*s3cret)/);
   });
 });
 
@@ -158,32 +130,25 @@ describe('the credentials of the shell', () => {
     );
   });
 
-  test('the credentials of the shell are dropped if .env has keys or a profile', () => {
-    const withKeys = read([...KEYS, ...PLACE], { ...OF_THE_SHELL, AWS_PROFILE: 'shell' });
-    const withProfile = read(['AWS_PROFILE=mine', ...PLACE], OF_THE_SHELL);
-
-    expect(Object.values({ ...withKeys.settings, ...withProfile.settings })).not.toContain('shell');
-  });
-
-  test('are dropped with the old name of the token, the expiry, the scope and the account, which the SDKs read too', () => {
+  test('the credentials of the shell are dropped, with all that belongs to them, if .env has keys or a profile, and for the emulator', () => {
     const names = ['AWS_SECURITY_TOKEN', 'AWS_CREDENTIAL_EXPIRATION', 'AWS_CREDENTIAL_SCOPE', 'AWS_ACCOUNT_ID'];
     const shell = { ...OF_THE_SHELL, ...Object.fromEntries(names.map((name) => [name, 'shell'])) };
 
-    const { settings } = read([...KEYS, ...PLACE], shell);
-    const ofEmulator = emulatorSettings(shell);
+    const withKeys = read([...KEYS, ...PLACE], { ...shell, AWS_PROFILE: 'shell' }).settings;
+    const withProfile = read(['AWS_PROFILE=mine', ...PLACE], shell).settings;
+    const ofEmulator = emulatorSettings({ ...shell, AWS_PROFILE: 'shell', AWS_REGION: 'shell' });
 
-    expect(Object.values({ ...settings, ...ofEmulator })).not.toContain('shell');
+    const values = [withKeys, withProfile, ofEmulator].flatMap((settings) => Object.values(settings));
+    expect(values).not.toContain('shell');
   });
 
   // sam prefers AWS_DEFAULT_PROFILE to AWS_PROFILE. The SDK for JavaScript does not read it.
-  test('the credentials of the shell do not include AWS_DEFAULT_PROFILE, whether .env has a profile or not', () => {
+  test('the credentials of the shell do not include AWS_DEFAULT_PROFILE', () => {
     const shell = { AWS_DEFAULT_PROFILE: 'other' };
 
-    const withProfile = read(['AWS_PROFILE=mine', ...PLACE], shell);
-    const withKeys = read(PLACE, { ...shell, ...OF_THE_SHELL });
+    const { settings } = read(PLACE, { ...shell, ...OF_THE_SHELL });
 
-    expect(withProfile.settings).not.toHaveProperty('AWS_DEFAULT_PROFILE');
-    expect(withKeys.settings).not.toHaveProperty('AWS_DEFAULT_PROFILE');
+    expect(settings).not.toHaveProperty('AWS_DEFAULT_PROFILE');
   });
 });
 
@@ -198,10 +163,10 @@ describe('the AWS emulator', () => {
     expect(usesEmulator({ AWS_ENDPOINT_URL })).toBe(expected);
   });
 
-  test('the AWS emulator gets no credentials, region or profile of the shell', () => {
-    const shell = { AWS_ACCESS_KEY_ID: 'x', AWS_SESSION_TOKEN: 'x', AWS_PROFILE: 'x', AWS_DEFAULT_PROFILE: 'x' };
+  test('the AWS emulator has its own credentials and region', () => {
+    const shell = { AWS_DEFAULT_PROFILE: 'x', AWS_DEFAULT_REGION: 'eu-west-1', PATH: '/bin', STACK_NAME: 'mine' };
 
-    const settings = emulatorSettings({ ...shell, AWS_DEFAULT_REGION: 'eu-west-1', PATH: '/bin', STACK_NAME: 'mine' });
+    const settings = emulatorSettings(shell);
 
     expect(settings).toEqual({
       AWS_ACCESS_KEY_ID: 'test',

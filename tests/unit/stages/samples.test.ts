@@ -13,6 +13,7 @@ const POSITIVE = ['great', 'good', 'excellent', 'amazing', 'love', 'best', 'happ
 const NEGATIVE = ['bad', 'terrible', 'awful', 'hate', 'worst', 'poor', 'sad'];
 
 const { signal } = new AbortController();
+captureConsole();
 
 const pause = jest.fn(async (_milliseconds: number, _signal: AbortSignal) => undefined);
 const ocr = sampleStages.ocr(pause);
@@ -143,7 +144,6 @@ test.each([
 
   expect(sizeAsJson(text)).toBe(MAX_TEXT_BYTES);
 
-  captureConsole();
   const options = { signal, checkTime: () => {}, running: new Map(), clock: () => 0 };
 
   const end = await runStages(stages, { jobId: 'id', text }, options);
