@@ -34,35 +34,33 @@ async function startAws(respond: (response: ServerResponse) => unknown): Promise
 const repository = () => new JobRepository(documentClient(), 'JobsTable');
 const JSON_TYPE = { 'Content-Type': 'application/x-amz-json-1.0' };
 
-describe('a call that gets no response', () => {
-  test.each([
-    ['DynamoDB', () => repository().find('id', 0)],
-    ['Lambda', () => workerStarter('WorkerFunction')('id')],
-  ])('a call to %s that gets no response is tried twice and fails within its budget', async (_service, call) => {
-    const requests = await startAws(() => undefined);
-    // The network runs in real time. Timeouts use a fake clock that is advanced in small steps, with enough
-    // turns of the event loop in between for the network to keep up.
-    jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
-    const started = Date.now();
-    const settled = call().then(
-      () => 'no error',
-      (error: unknown) => (error instanceof Error ? error.name : 'not an Error'),
-    );
-    let errorName: string | undefined;
-    void settled.then((value) => {
-      errorName = value;
-    });
-
-    for (let turns = 0; turns < 20_000 && errorName === undefined; turns++) {
-      await new Promise(setImmediate);
-      if (requests.length > 0 && turns % 20 === 0) await jest.advanceTimersByTimeAsync(50);
-    }
-
-    expect(errorName).toBe('TimeoutError');
-    expect(requests).toHaveLength(2);
-    expect(Date.now() - started).toBeGreaterThan(1000);
-    expect(Date.now() - started).toBeLessThanOrEqual(CALL_BUDGET_MS);
+test.each([
+  ['DynamoDB', () => repository().find('id', 0)],
+  ['Lambda', () => workerStarter('WorkerFunction')('id')],
+])('a call to %s that gets no response is tried twice and fails within its budget', async (_service, call) => {
+  const requests = await startAws(() => undefined);
+  // The network runs in real time. Timeouts use a fake clock that is advanced in small steps, with enough
+  // turns of the event loop in between for the network to keep up.
+  jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
+  const started = Date.now();
+  const settled = call().then(
+    () => 'no error',
+    (error: unknown) => (error instanceof Error ? error.name : 'not an Error'),
+  );
+  let errorName: string | undefined;
+  void settled.then((value) => {
+    errorName = value;
   });
+
+  for (let turns = 0; turns < 20_000 && errorName === undefined; turns++) {
+    await new Promise(setImmediate);
+    if (requests.length > 0 && turns % 20 === 0) await jest.advanceTimersByTimeAsync(50);
+  }
+
+  expect(errorName).toBe('TimeoutError');
+  expect(requests).toHaveLength(2);
+  expect(Date.now() - started).toBeGreaterThan(1000);
+  expect(Date.now() - started).toBeLessThanOrEqual(CALL_BUDGET_MS);
 });
 
 describe('the time of a whole call is limited to its budget', () => {

@@ -4,7 +4,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { backendServer } from '../../scripts/local/backendServer.ts';
 import { createTable } from '../../scripts/local/jobsTable.ts';
 import { workerStarter } from '../../src/aws.ts';
@@ -55,77 +55,68 @@ async function untilPrinted(): Promise<string> {
   return printed.join('\n');
 }
 
-describe('an event for the worker', () => {
-  test('an event for the worker goes to sam local start-lambda', async () => {
-    const received: object[] = [];
-    process.env['AWS_ENDPOINT_URL'] = await startBackend(async (request, response) => {
-      const body = Buffer.concat(await request.toArray()).toString();
-      received.push({ url: request.url, type: request.headers['x-amz-invocation-type'], body });
-      response.writeHead(202).end();
-    });
-
-    await workerStarter('WorkerFunction')(JOB_ID);
-
-    expect(await untilPrinted()).toBe(`Job ${JOB_ID} was sent to sam local start-lambda`);
-    expect(received).toEqual([{ url: PATH, type: 'Event', body: `{"jobId":"${JOB_ID}"}` }]);
+test('an event for the worker goes to sam local start-lambda', async () => {
+  const received: object[] = [];
+  process.env['AWS_ENDPOINT_URL'] = await startBackend(async (request, response) => {
+    const body = Buffer.concat(await request.toArray()).toString();
+    received.push({ url: request.url, type: request.headers['x-amz-invocation-type'], body });
+    response.writeHead(202).end();
   });
 
-  test('an event for the worker is accepted before start-lambda responds', async () => {
-    const url = await startBackend(() => undefined);
+  await workerStarter('WorkerFunction')(JOB_ID);
 
-    const { status } = await post(url, `{"jobId": "${JOB_ID}"}`);
-
-    expect(status).toBe(202);
-    expect(printed).toEqual([]);
-  });
-
-  test('an event for the worker is printed as a command to paste if start-lambda is not running', async () => {
-    process.env['AWS_ENDPOINT_URL'] = await startBackendAlone();
-
-    await workerStarter('WorkerFunction')(JOB_ID);
-
-    expect(await untilPrinted()).toBe(COMMAND);
-  });
-
-  test('an event for the worker is printed as a command to paste if start-lambda fails', async () => {
-    const url = await startBackend((_request, response) => response.writeHead(500).end());
-
-    await post(url, `{"jobId":"${JOB_ID}"}`);
-
-    expect(await untilPrinted()).toBe(COMMAND);
-  });
+  expect(await untilPrinted()).toBe(`Job ${JOB_ID} was sent to sam local start-lambda`);
+  expect(received).toEqual([{ url: PATH, type: 'Event', body: `{"jobId":"${JOB_ID}"}` }]);
 });
 
-describe('any other invocation', () => {
-  test.each([
-    ['an id with shell characters', `{"jobId":"'; touch pwned; echo '"}`],
-    ['an id that contains a UUID', `{"jobId":"${JOB_ID}'; touch pwned; '"}`],
-    ['another field', `{"jobId":"${JOB_ID}","text":"x"}`],
-    ['two events', `{"jobId":"${JOB_ID}"}\n{"jobId":"${JOB_ID}"}`],
-    ['no JSON', 'jobId'],
-  ])('an event with %s is refused, and neither sent nor printed', async (_what, body) => {
-    let calls = 0;
-    const url = await startBackend(() => {
-      calls += 1;
-    });
+test('an event for the worker is accepted before start-lambda responds', async () => {
+  const url = await startBackend(() => undefined);
 
-    const response = await post(url, body);
+  const { status } = await post(url, `{"jobId": "${JOB_ID}"}`);
 
-    expect(response.status).toBe(400);
-    expect(await response.json()).toEqual({ message: expect.stringContaining('{"jobId": "<uuid>"}') });
-    expect({ calls, printed }).toEqual({ calls: 0, printed: [] });
+  expect(status).toBe(202);
+  expect(printed).toEqual([]);
+});
+
+test.each([
+  ['is not running', startBackendAlone],
+  ['fails', () => startBackend((_request, response) => response.writeHead(500).end())],
+])('an event for the worker is printed as a command to paste if start-lambda %s', async (_why, startIt) => {
+  const url = await startIt();
+
+  await post(url, `{"jobId":"${JOB_ID}"}`);
+
+  expect(await untilPrinted()).toBe(COMMAND);
+});
+
+test.each([
+  ['an id with shell characters', `{"jobId":"'; touch pwned; echo '"}`],
+  ['an id that contains a UUID', `{"jobId":"${JOB_ID}'; touch pwned; '"}`],
+  ['another field', `{"jobId":"${JOB_ID}","text":"x"}`],
+  ['two events', `{"jobId":"${JOB_ID}"}\n{"jobId":"${JOB_ID}"}`],
+  ['no JSON', 'jobId'],
+])('an event with %s is refused, and neither sent nor printed', async (_what, body) => {
+  let calls = 0;
+  const url = await startBackend(() => {
+    calls += 1;
   });
 
-  test.each([
-    ['a synchronous invocation', 'RequestResponse', PATH],
-    ['an invocation of another function', 'Event', PATH.replace('Worker', 'Other')],
-  ])('%s is refused, and not printed', async (_what, type, path) => {
-    const url = await startBackendAlone();
+  const response = await post(url, body);
 
-    const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, type, path);
+  expect(response.status).toBe(400);
+  expect(await response.json()).toEqual({ message: expect.stringContaining('{"jobId": "<uuid>"}') });
+  expect({ calls, printed }).toEqual({ calls: 0, printed: [] });
+});
 
-    expect({ ok, printed }).toEqual({ ok: false, printed: [] });
-  });
+test.each([
+  ['a synchronous invocation', 'RequestResponse', PATH],
+  ['an invocation of another function', 'Event', PATH.replace('Worker', 'Other')],
+])('%s is refused, and not printed', async (_what, type, path) => {
+  const url = await startBackendAlone();
+
+  const { ok } = await post(url, `{"jobId":"${JOB_ID}"}`, type, path);
+
+  expect({ ok, printed }).toEqual({ ok: false, printed: [] });
 });
 
 test('a client that disconnects does not stop the backend', async () => {

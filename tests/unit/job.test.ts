@@ -1,4 +1,4 @@
-import { describe, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import {
   CLOCK_SKEW_SECONDS,
   fitsItem,
@@ -111,63 +111,30 @@ test('a job is expired from expiresAt on', () => {
   expect(isExpired(pending, pending.expiresAt)).toBe(true);
 });
 
-describe('the phase of a job', () => {
-  test('the phase of a job is claimable while it is pending and before its deadline', () => {
-    expect(phaseOf(pending, 1000)).toBe('claimable');
-    expect(phaseOf(pending, pending.deadline - 1)).toBe('claimable');
-    expect(phaseOf(pending, pending.deadline)).toBe('lapsed');
-  });
-
-  test('the phase of a job is held while a lease is live, even after the deadline and on the last attempt', () => {
-    expect(phaseOf(held, 1099)).toBe('held');
-    expect(phaseOf({ ...held, deadline: 1000, attempt: MAX_ATTEMPTS }, 1099)).toBe('held');
-  });
-
-  test('the phase of a job is claimable again once the lease has expired', () => {
-    expect(phaseOf(held, 1100)).toBe('claimable');
-  });
-
-  test('the phase of a job is lapsed once the lease of the last attempt has expired', () => {
-    expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS - 1 }, 1100)).toBe('claimable');
-    expect(phaseOf({ ...held, attempt: MAX_ATTEMPTS }, 1100)).toBe('lapsed');
-  });
-
-  test('the phase of a job is ended if it is DONE or ERROR, regardless of attempts and deadline', () => {
-    for (const job of [done, failed]) {
-      expect(phaseOf(job, 1000)).toBe('ended');
-      expect(phaseOf({ ...job, attempt: MAX_ATTEMPTS }, job.deadline + 1)).toBe('ended');
-    }
-  });
+test.each<[string, Job, number, string]>([
+  ['PENDING and before its deadline', pending, pending.deadline - 1, 'claimable'],
+  ['PENDING and past its deadline', pending, pending.deadline, 'lapsed'],
+  ['IN_PROGRESS with a live lease', held, 1099, 'held'],
+  ['IN_PROGRESS with a live lease, past its deadline', { ...held, deadline: 1000 }, 1099, 'held'],
+  ['IN_PROGRESS with a live lease, on its last attempt', { ...held, attempt: MAX_ATTEMPTS }, 1099, 'held'],
+  ['IN_PROGRESS with an expired lease and one attempt left', { ...held, attempt: MAX_ATTEMPTS - 1 }, 1100, 'claimable'],
+  ['IN_PROGRESS with an expired lease and no attempt left', { ...held, attempt: MAX_ATTEMPTS }, 1100, 'lapsed'],
+  ['IN_PROGRESS with an expired lease, past its deadline', { ...held, deadline: 1100 }, 1100, 'lapsed'],
+  ['DONE', done, 1000, 'ended'],
+  ['ERROR, past its deadline, on its last attempt', { ...failed, attempt: MAX_ATTEMPTS }, pending.deadline, 'ended'],
+])('the phase of a job is correct if it is %s', (_what, job, now, phase) => {
+  expect(phaseOf(job, now)).toBe(phase);
 });
 
-describe('a lapse', () => {
-  test('a job lapses at its deadline if it was never claimed', () => {
-    expect(lapseOf(pending)).toEqual({
-      endedAt: pending.deadline,
-      errorMessage: 'Processing failed: the job did not finish before its deadline',
-    });
-  });
+const DEADLINE_MISSED = 'Processing failed: the job did not finish before its deadline';
+const NO_ATTEMPT_LEFT = 'Processing failed: all 3 attempts ended without a result';
 
-  test('a job lapses at its deadline if its attempt crashed earlier', () => {
-    expect(lapseOf(held).endedAt).toBe(pending.deadline);
-  });
-
-  test('a job lapses when its lease expires if that is after the deadline', () => {
-    expect(lapseOf({ ...held, leaseExpiresAt: pending.deadline + 7 }).endedAt).toBe(pending.deadline + 7);
-  });
-
-  test('a job lapses when the last lease expires if all attempts are used up, with a message that says so', () => {
-    expect(lapseOf({ ...held, attempt: 3 })).toEqual({
-      endedAt: 1100,
-      errorMessage: 'Processing failed: all 3 attempts ended without a result',
-    });
-  });
-
-  test('a job lapses in the first second in which its phase is lapsed', () => {
-    for (const job of [pending, held, { ...held, attempt: 3 }, { ...held, leaseExpiresAt: pending.deadline + 7 }]) {
-      const { endedAt } = lapseOf(job);
-      expect(phaseOf(job, endedAt - 1)).not.toBe('lapsed');
-      expect(phaseOf(job, endedAt)).toBe('lapsed');
-    }
-  });
+test.each<[string, Job, number, string]>([
+  ['at its deadline if it was never claimed', pending, pending.deadline, DEADLINE_MISSED],
+  ['at its deadline if its attempt crashed earlier', held, pending.deadline, DEADLINE_MISSED],
+  ['when its lease expires after the deadline', { ...held, leaseExpiresAt: 1665 }, 1665, DEADLINE_MISSED],
+  ['when the last lease expires', { ...held, attempt: MAX_ATTEMPTS }, 1100, NO_ATTEMPT_LEFT],
+])('a job lapses %s, in the first second in which its phase is lapsed', (_when, job, endedAt, errorMessage) => {
+  expect(lapseOf(job)).toEqual({ endedAt, errorMessage });
+  expect([phaseOf(job, endedAt - 1), phaseOf(job, endedAt)]).toEqual([expect.not.stringMatching('lapsed'), 'lapsed']);
 });

@@ -289,53 +289,51 @@ test('the longest text is stored with the largest result that fitsItem allows', 
   expect([fitsItem(job, result), fitsItem(job, `${result}y`)]).toEqual([true, false]);
 });
 
-describe('parseJob', () => {
-  const pending = newJob('id', 'a text', 1000, LIFETIMES);
-  const inProgress = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: 1035, leaseToken: 'token' };
-  const done = { ...pending, status: 'DONE', result: '{"ocr":{}}' };
-  const failed = { ...pending, status: 'ERROR', errorMessage: 'no' };
+const pending = newJob('id', 'a text', 1000, LIFETIMES);
+const inProgress = { ...pending, status: 'IN_PROGRESS', attempt: 1, leaseExpiresAt: 1035, leaseToken: 'token' };
+const done = { ...pending, status: 'DONE', result: '{"ocr":{}}' };
+const failed = { ...pending, status: 'ERROR', errorMessage: 'no' };
 
-  test.each([pending, inProgress, done, failed])('parseJob parses a record that is $status', (item) => {
-    expect(parseJob(item)).toEqual(item);
-  });
+test.each([pending, inProgress, done, failed])('parseJob parses a record that is $status', (item) => {
+  expect(parseJob(item)).toEqual(item);
+});
 
-  test('parseJob keeps the owner, which must be a string', () => {
-    expect(parseJob({ ...pending, owner: 'user:alice' })).toEqual({ ...pending, owner: 'user:alice' });
-    expect(() => parseJob({ ...pending, owner: 5 })).toThrow('Job record has no valid owner');
-  });
+test('parseJob keeps the owner, which must be a string', () => {
+  expect(parseJob({ ...pending, owner: 'user:alice' })).toEqual({ ...pending, owner: 'user:alice' });
+  expect(() => parseJob({ ...pending, owner: 5 })).toThrow('Job record has no valid owner');
+});
 
-  test('parseJob drops unknown attributes and those of an earlier status', () => {
-    expect(parseJob({ ...pending, extra: 1 })).toEqual(pending);
-    expect(parseJob({ ...done, leaseToken: 'token', leaseExpiresAt: 1035, errorMessage: 'no' })).toEqual(done);
-  });
+test('parseJob drops unknown attributes and those of an earlier status', () => {
+  expect(parseJob({ ...pending, extra: 1 })).toEqual(pending);
+  expect(parseJob({ ...done, leaseToken: 'token', leaseExpiresAt: 1035, errorMessage: 'no' })).toEqual(done);
+});
 
-  test.each([undefined, null, 'text', 5, []])('parseJob rejects %j, which is not a record', (item) => {
-    expect(() => parseJob(item)).toThrow('Job record has no valid jobId');
-  });
+test.each([undefined, null, 'text', 5, []])('parseJob rejects %j, which is not a record', (item) => {
+  expect(() => parseJob(item)).toThrow('Job record has no valid jobId');
+});
 
-  test.each([
-    ...(['jobId', 'text', 'status', 'createdAt', 'updatedAt', 'expiresAt', 'deadline', 'attempt'] as const).map(
-      (name) => [name, pending] as const,
-    ),
-    ['leaseToken', inProgress],
-    ['leaseExpiresAt', inProgress],
-    ['result', done],
-    ['errorMessage', failed],
-  ])('parseJob throws an error that names %s if it is absent or has another type', (name, item) => {
-    const isString = typeof new Map<string, unknown>(Object.entries(item)).get(name) === 'string';
+test.each([
+  ...(['jobId', 'text', 'status', 'createdAt', 'updatedAt', 'expiresAt', 'deadline', 'attempt'] as const).map(
+    (name) => [name, pending] as const,
+  ),
+  ['leaseToken', inProgress],
+  ['leaseExpiresAt', inProgress],
+  ['result', done],
+  ['errorMessage', failed],
+])('parseJob throws an error that names %s if it is absent or has another type', (name, item) => {
+  const isString = typeof new Map<string, unknown>(Object.entries(item)).get(name) === 'string';
 
-    for (const value of [null, undefined, ['x'], { ocr: {} }, 1.5, Number.NaN, 2 ** 53, isString ? 5 : '5']) {
-      expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
-    }
-  });
+  for (const value of [null, undefined, ['x'], { ocr: {} }, 1.5, Number.NaN, 2 ** 53, isString ? 5 : '5']) {
+    expect(() => parseJob({ ...item, [name]: value })).toThrow(`Job record has no valid ${name}`);
+  }
+});
 
-  test.each(['ENDED', 'pending', ''])('parseJob rejects the status %j', (status) => {
-    expect(() => parseJob({ ...pending, status })).toThrow('Job record has no valid status');
-  });
+test.each(['ENDED', 'pending', ''])('parseJob rejects the status %j', (status) => {
+  expect(() => parseJob({ ...pending, status })).toThrow('Job record has no valid status');
+});
 
-  test('parseJob does not quote the record in its errors', () => {
-    expect(() => parseJob({ ...pending, text: 'a secret', status: 'a secret' })).toThrow(
-      /^Job record has no valid status$/,
-    );
-  });
+test('parseJob does not quote the record in its errors', () => {
+  expect(() => parseJob({ ...pending, text: 'a secret', status: 'a secret' })).toThrow(
+    /^Job record has no valid status$/,
+  );
 });

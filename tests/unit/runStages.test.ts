@@ -1,5 +1,5 @@
 import { runInNewContext } from 'node:vm';
-import { beforeEach, describe, expect, jest, test } from '@jest/globals';
+import { beforeEach, expect, jest, test } from '@jest/globals';
 import type { Outcome } from '../../src/job.ts';
 import { runStages } from '../../src/runStages.ts';
 import { type Stage, type StageContext, StageError } from '../../src/stages/stage.ts';
@@ -117,234 +117,226 @@ test('a stage can be a class', async () => {
   expect(outcome).toEqual({ status: 'DONE', result: '{"greeting":{"says":"hello id"}}' });
 });
 
-describe('a result', () => {
-  test.each([
-    ['keys that JavaScript objects inherit', '{"constructor":{"name":"String"},"__proto__":{"a":1},"toString":null}'],
-    ['large and small numbers', '{"big":1e+300,"small":5e-324,"zero":0}'],
-    ['an empty key, and half a surrogate pair', '{"":[],"half":"\\ud83d"}'],
-    ['deep nesting', `${'{"a":'.repeat(900)}1${'}'.repeat(900)}`],
-  ])('a result is stored unchanged (%s)', async (_what, json) => {
-    const outcome = await run([returning(JSON.parse(json))]);
+test.each([
+  ['keys that JavaScript objects inherit', '{"constructor":{"name":"String"},"__proto__":{"a":1},"toString":null}'],
+  ['large and small numbers', '{"big":1e+300,"small":5e-324,"zero":0}'],
+  ['an empty key, and half a surrogate pair', '{"":[],"half":"\\ud83d"}'],
+  ['deep nesting', `${'{"a":'.repeat(900)}1${'}'.repeat(900)}`],
+])('a result is stored unchanged (%s)', async (_what, json) => {
+  const outcome = await run([returning(JSON.parse(json))]);
 
-    expect(outcome).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
-  });
+  expect(outcome).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
+});
 
-  test('a result is stored without undefined members, and with null for undefined in an array, as in JSON', async () => {
-    const result = { a: undefined, b: [undefined], c: { d: undefined } };
+test('a result is stored without undefined members, and with null for undefined in an array, as in JSON', async () => {
+  const result = { a: undefined, b: [undefined], c: { d: undefined } };
 
-    const end = await run([returning(result)]);
+  const end = await run([returning(result)]);
 
-    expect(end).toMatchObject({ result: '{"odd":{"b":[null],"c":{}}}' });
-  });
+  expect(end).toMatchObject({ result: '{"odd":{"b":[null],"c":{}}}' });
+});
 
-  class Summary {
-    readonly #source = 'private';
-    words = 2;
-    get source() {
-      return this.#source;
-    }
+class Summary {
+  readonly #source = 'private';
+  words = 2;
+  get source() {
+    return this.#source;
   }
+}
 
-  test.each([
-    ['an instance of a class with public fields', { summary: new Summary() }, '{"summary":{"words":2}}'],
-    ['an object without a prototype', Object.assign(Object.create(null), { a: Object.create(null) }), '{"a":{}}'],
-    ['objects of another realm', runInNewContext('({ a: {}, b: [] })'), '{"a":{},"b":[]}'],
-    ['values with toJSON', { at: new Date(0), url: new URL('a:b') }, '{"at":"1970-01-01T00:00:00.000Z","url":"a:b"}'],
-    ['the same object twice', { list: [SHARED, SHARED], again: SHARED }, '{"list":[{},{}],"again":{}}'],
-  ])('a result can have %s', async (_what, result, json) => {
-    const end = await run([returning(result)]);
+test.each([
+  ['an instance of a class with public fields', { summary: new Summary() }, '{"summary":{"words":2}}'],
+  ['an object without a prototype', Object.assign(Object.create(null), { a: Object.create(null) }), '{"a":{}}'],
+  ['objects of another realm', runInNewContext('({ a: {}, b: [] })'), '{"a":{},"b":[]}'],
+  ['values with toJSON', { at: new Date(0), url: new URL('a:b') }, '{"at":"1970-01-01T00:00:00.000Z","url":"a:b"}'],
+  ['the same object twice', { list: [SHARED, SHARED], again: SHARED }, '{"list":[{},{}],"again":{}}'],
+])('a result can have %s', async (_what, result, json) => {
+  const end = await run([returning(result)]);
 
-    expect(end).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
-  });
+  expect(end).toEqual({ status: 'DONE', result: `{"odd":${json}}` });
+});
 
-  class Secretive {
-    readonly #state = 'private';
-    get state() {
-      return this.#state;
-    }
+class Secretive {
+  readonly #state = 'private';
+  get state() {
+    return this.#state;
   }
-  const cycle: Record<string, unknown> = {};
-  cycle['a secret'] = { cycle };
+}
+const cycle: Record<string, unknown> = {};
+cycle['a secret'] = { cycle };
 
-  test.each([
-    ['NaN', Number.NaN, 'NaN'],
-    ['an infinity', Number.NEGATIVE_INFINITY, '-Infinity'],
-    ['a BigInt', 1n, 'a value of type BigInt'],
-    ['a function', () => 1, 'a value of type Function'],
-    ['a symbol', Symbol('a secret'), 'a value of type Symbol'],
-    ['a Promise, after a forgotten await', Promise.resolve('a secret'), 'a value of type Promise'],
-    ['an invalid Date', new Date(Number.NaN), 'a value of type Date'],
-    ['an object whose toJSON returns undefined', { toJSON: () => undefined }, 'a value of type Object'],
-    ['an Error', Object.assign(new Error('a secret'), { code: 'a secret' }), 'a value of type Error'],
-    ['a Response', new Response('a secret'), 'a value of type Response'],
-    ['a typed array', new Float32Array(1), 'a value of type Float32Array'],
-    ['a Map', new Map([['a', 1]]), 'a value of type Map'],
-    ['an instance of a class without public fields', new Secretive(), 'a value of type Object'],
-    ['a cycle', cycle, 'a cycle'],
-  ])(
-    'a result with a value that JSON cannot represent (%s) ends the job as ERROR, and the log names the stage and the type',
-    async (...row) => {
-      const [, value, kind] = row;
+test.each([
+  ['NaN', Number.NaN, 'NaN'],
+  ['an infinity', Number.NEGATIVE_INFINITY, '-Infinity'],
+  ['a BigInt', 1n, 'a value of type BigInt'],
+  ['a function', () => 1, 'a value of type Function'],
+  ['a symbol', Symbol('a secret'), 'a value of type Symbol'],
+  ['a Promise, after a forgotten await', Promise.resolve('a secret'), 'a value of type Promise'],
+  ['an invalid Date', new Date(Number.NaN), 'a value of type Date'],
+  ['an object whose toJSON returns undefined', { toJSON: () => undefined }, 'a value of type Object'],
+  ['an Error', Object.assign(new Error('a secret'), { code: 'a secret' }), 'a value of type Error'],
+  ['a Response', new Response('a secret'), 'a value of type Response'],
+  ['a typed array', new Float32Array(1), 'a value of type Float32Array'],
+  ['a Map', new Map([['a', 1]]), 'a value of type Map'],
+  ['an instance of a class without public fields', new Secretive(), 'a value of type Object'],
+  ['a cycle', cycle, 'a cycle'],
+])(
+  'a result with a value that JSON cannot represent (%s) ends the job as ERROR, and the log names the stage and the type',
+  async (...row) => {
+    const [, value, kind] = row;
 
-      const ends = [await run([returning({ 'a secret': value })]), await run([returning({ list: [0, value] })])];
+    const ends = [await run([returning({ 'a secret': value })]), await run([returning({ list: [0, value] })])];
 
-      expect(ends).toEqual(Array(2).fill({ status: 'ERROR', errorMessage: "Stage 'odd' failed" }));
-      const line = { message: 'Stage failed', stage: 'odd', error: { message: `JSON cannot represent ${kind}` } };
-      expect(lines()).toMatchObject([line, line]);
-      expect(log.join()).not.toContain('secret');
+    expect(ends).toEqual(Array(2).fill({ status: 'ERROR', errorMessage: "Stage 'odd' failed" }));
+    const line = { message: 'Stage failed', stage: 'odd', error: { message: `JSON cannot represent ${kind}` } };
+    expect(lines()).toMatchObject([line, line]);
+    expect(log.join()).not.toContain('secret');
+  },
+);
+
+test.each([
+  ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
+  ['an array', [1], /^The result is not a JSON object$/],
+  ['a string', 'text', /^The result is not a JSON object$/],
+  ['null', null, /^The result is not a JSON object$/],
+  ['undefined', undefined, /^The result is not a JSON object$/],
+  ['a function', () => 1, /^JSON cannot represent a value of type Function$/],
+])('a result that is not a JSON object (%s) ends the job as ERROR, and the log has the reason', async (...row) => {
+  const [, result, reason] = row;
+
+  const end = await run([returning(result)]);
+
+  expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
+  expect(lines()).toMatchObject([{ stage: 'odd', error: { message: expect.stringMatching(reason) } }]);
+});
+
+test('a result that does not fit in an item together with the text ends the job as ERROR', async () => {
+  const outcome = await run([returning({ text: 'x'.repeat(400 * 1024) })]);
+
+  expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' });
+});
+
+test('a StageError or a subclass of it ends the job with its message, and no further stage starts', async () => {
+  const never = jest.fn(passing('never').run);
+
+  class NotFound extends StageError {}
+  const outcome = await run([passing('one'), throwing(new NotFound('No model')), { name: 'never', run: never }]);
+
+  expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'No model' });
+  expect(never).not.toHaveBeenCalled();
+});
+
+test('an error ends the job even if it is thrown synchronously', async () => {
+  const stage: Stage = {
+    name: 'synchronous',
+    run() {
+      throw new StageError('At once');
     },
-  );
-
-  test.each([
-    ['excessive nesting', JSON.parse(`${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`), /call stack/],
-    ['an array', [1], /^The result is not a JSON object$/],
-    ['a string', 'text', /^The result is not a JSON object$/],
-    ['null', null, /^The result is not a JSON object$/],
-    ['undefined', undefined, /^The result is not a JSON object$/],
-    ['a function', () => 1, /^JSON cannot represent a value of type Function$/],
-  ])('a result that is not a JSON object (%s) ends the job as ERROR, and the log has the reason', async (...row) => {
-    const [, result, reason] = row;
-
-    const end = await run([returning(result)]);
-
-    expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'odd' failed" });
-    expect(lines()).toMatchObject([{ stage: 'odd', error: { message: expect.stringMatching(reason) } }]);
-  });
-
-  test('a result that does not fit in an item together with the text ends the job as ERROR', async () => {
-    const outcome = await run([returning({ text: 'x'.repeat(400 * 1024) })]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'The result cannot be stored: it is too large' });
-  });
-});
-
-describe('an error', () => {
-  test('a StageError or a subclass of it ends the job with its message, and no further stage starts', async () => {
-    const never = jest.fn(passing('never').run);
-
-    class NotFound extends StageError {}
-    const outcome = await run([passing('one'), throwing(new NotFound('No model')), { name: 'never', run: never }]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'No model' });
-    expect(never).not.toHaveBeenCalled();
-  });
-
-  test('an error ends the job even if it is thrown synchronously', async () => {
-    const stage: Stage = {
-      name: 'synchronous',
-      run() {
-        throw new StageError('At once');
-      },
-    };
-
-    const outcome = await run([stage]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'At once' });
-    expect(running.size).toBe(0);
-  });
-
-  test('the client sees at most 1,000 code points of an error message, as well-formed Unicode', async () => {
-    expect(await run([throwing(new StageError('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
-    expect(await run([throwing(new StageError('😀'.repeat(2_000_000)))])).toMatchObject({
-      errorMessage: '😀'.repeat(1000),
-    });
-  });
-
-  test.each([
-    ['not a StageError', new Error('User: arn:aws:iam::123456789012:user/me is not authorized')],
-    ['a StageError without a message', new StageError('')],
-    ['null', null],
-    ['an object without a prototype', Object.create(null)],
-    ['a StageError whose message has no text', Object.assign(new StageError('x'), { message: Object.create(null) })],
-    ['a proxy that throws', new Proxy(new Error('x'), { get: fail, getPrototypeOf: fail })],
-    ['a revoked proxy', revokedProxy()],
-  ])('an error is logged, and the client does not see its message if it is %s', async (_what, error) => {
-    const outcome = await run([throwing(error)]);
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
-    expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'broken', outcome: 'failed' }]);
-  });
-});
-
-describe('when the signal aborts', () => {
-  test('a stage that fails because its signal aborts is reported as too slow, and no longer counts as running', async () => {
-    const controller = new AbortController();
-    const abortable: Stage = {
-      name: 'abortable',
-      async run(_text, { signal }) {
-        controller.abort();
-        signal.throwIfAborted();
-        return {};
-      },
-    };
-
-    const outcome = await run([abortable], { signal: controller.signal });
-
-    expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'abortable' took too long" });
-
-    await new Promise(setImmediate);
-
-    expect(running.size).toBe(0);
-  });
-
-  test('if the signal aborts before the first stage starts, that stage is reported as too slow and does not start', async () => {
-    const first = { name: 'first', run: jest.fn(passing('first').run) };
-
-    const end = await run([first], { signal: AbortSignal.abort() });
-
-    expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'first' took too long" });
-    expect(first.run).not.toHaveBeenCalled();
-  });
-
-  test('a stage that ignores its signal is reported as too slow, counts as running until it settles, and may reject late', async () => {
-    const unhandled = jest.fn();
-    process.on('unhandledRejection', unhandled);
-    const late = Promise.withResolvers<never>();
-    const controller = new AbortController();
-    const end = run([passing('one'), { name: 'late', run: () => late.promise }], { signal: controller.signal });
-    await new Promise(setImmediate);
-    controller.abort();
-
-    expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'late' took too long" });
-    expect([...running.keys()]).toEqual(['late']);
-    expect(log.join()).toContain('timed out');
-
-    late.reject(new Error('too late'));
-    await new Promise(setImmediate);
-    process.off('unhandledRejection', unhandled);
-
-    expect(unhandled).not.toHaveBeenCalled();
-    expect(running.size).toBe(0);
-  });
-});
-
-describe('when the time is up, but a stage blocked the process and so the timer', () => {
-  const blocked = () => {
-    const controller = new AbortController();
-    return { signal: controller.signal, checkTime: () => controller.abort() };
   };
 
-  test('a stage that blocked the process past its time is reported as too slow, and the next one does not start', async () => {
-    const next = { name: 'next', run: jest.fn(passing('next').run) };
+  const outcome = await run([stage]);
 
-    const end = await run([passing('blocking'), next], blocked());
+  expect(outcome).toEqual({ status: 'ERROR', errorMessage: 'At once' });
+  expect(running.size).toBe(0);
+});
 
-    expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'blocking' took too long" });
-    expect(next.run).not.toHaveBeenCalled();
-    expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'blocking', outcome: 'timed out' }]);
+test('the client sees at most 1,000 code points of an error message, as well-formed Unicode', async () => {
+  expect(await run([throwing(new StageError('\ud800!'))])).toMatchObject({ errorMessage: '\ufffd!' });
+  expect(await run([throwing(new StageError('😀'.repeat(2_000_000)))])).toMatchObject({
+    errorMessage: '😀'.repeat(1000),
   });
+});
 
-  test('a job ends as DONE if its last stage blocked the process past its time, because the result is there', async () => {
-    const end = await run([passing('blocking')], blocked());
+test.each([
+  ['not a StageError', new Error('User: arn:aws:iam::123456789012:user/me is not authorized')],
+  ['a StageError without a message', new StageError('')],
+  ['null', null],
+  ['an object without a prototype', Object.create(null)],
+  ['a StageError whose message has no text', Object.assign(new StageError('x'), { message: Object.create(null) })],
+  ['a proxy that throws', new Proxy(new Error('x'), { get: fail, getPrototypeOf: fail })],
+  ['a revoked proxy', revokedProxy()],
+])('an error is logged, and the client does not see its message if it is %s', async (_what, error) => {
+  const outcome = await run([throwing(error)]);
 
-    expect(end).toMatchObject({ status: 'DONE' });
-  });
+  expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'broken' failed" });
+  expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'broken', outcome: 'failed' }]);
+});
 
-  test('the error of a stage that blocked the process past its time is reported', async () => {
-    const end = await run([throwing(new StageError('No model')), passing('next')], blocked());
+test('a stage that fails because its signal aborts is reported as too slow, and no longer counts as running', async () => {
+  const controller = new AbortController();
+  const abortable: Stage = {
+    name: 'abortable',
+    async run(_text, { signal }) {
+      controller.abort();
+      signal.throwIfAborted();
+      return {};
+    },
+  };
 
-    expect(end).toEqual({ status: 'ERROR', errorMessage: 'No model' });
-  });
+  const outcome = await run([abortable], { signal: controller.signal });
+
+  expect(outcome).toEqual({ status: 'ERROR', errorMessage: "Stage 'abortable' took too long" });
+
+  await new Promise(setImmediate);
+
+  expect(running.size).toBe(0);
+});
+
+test('if the signal aborts before the first stage starts, that stage is reported as too slow and does not start', async () => {
+  const first = { name: 'first', run: jest.fn(passing('first').run) };
+
+  const end = await run([first], { signal: AbortSignal.abort() });
+
+  expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'first' took too long" });
+  expect(first.run).not.toHaveBeenCalled();
+});
+
+test('a stage that ignores its signal is reported as too slow, counts as running until it settles, and may reject late', async () => {
+  const unhandled = jest.fn();
+  process.on('unhandledRejection', unhandled);
+  const late = Promise.withResolvers<never>();
+  const controller = new AbortController();
+  const end = run([passing('one'), { name: 'late', run: () => late.promise }], { signal: controller.signal });
+  await new Promise(setImmediate);
+  controller.abort();
+
+  expect(await end).toEqual({ status: 'ERROR', errorMessage: "Stage 'late' took too long" });
+  expect([...running.keys()]).toEqual(['late']);
+  expect(log.join()).toContain('timed out');
+
+  late.reject(new Error('too late'));
+  await new Promise(setImmediate);
+  process.off('unhandledRejection', unhandled);
+
+  expect(unhandled).not.toHaveBeenCalled();
+  expect(running.size).toBe(0);
+});
+
+const blocked = () => {
+  const controller = new AbortController();
+  return { signal: controller.signal, checkTime: () => controller.abort() };
+};
+
+test('a stage that blocked the process past its time is reported as too slow, and the next one does not start', async () => {
+  const next = { name: 'next', run: jest.fn(passing('next').run) };
+
+  const end = await run([passing('blocking'), next], blocked());
+
+  expect(end).toEqual({ status: 'ERROR', errorMessage: "Stage 'blocking' took too long" });
+  expect(next.run).not.toHaveBeenCalled();
+  expect(lines()).toMatchObject([{ message: 'Stage failed', stage: 'blocking', outcome: 'timed out' }]);
+});
+
+test('a job ends as DONE if its last stage blocked the process past its time, because the result is there', async () => {
+  const end = await run([passing('blocking')], blocked());
+
+  expect(end).toMatchObject({ status: 'DONE' });
+});
+
+test('the error of a stage that blocked the process past its time is reported', async () => {
+  const end = await run([throwing(new StageError('No model')), passing('next')], blocked());
+
+  expect(end).toEqual({ status: 'ERROR', errorMessage: 'No model' });
 });
 
 test('no listener is left on the signal', async () => {

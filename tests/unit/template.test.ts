@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/jobsTable.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
 import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS, SUBMIT_SECONDS } from '../../src/job.ts';
@@ -96,27 +96,25 @@ test('ids made from idempotency keys depend on a value that clients do not know'
   expect(variablesOf('CreateJobFunction')).toMatchObject({ JOB_ID_NAMESPACE: { Ref: 'AWS::StackId' } });
 });
 
-describe('permissions', () => {
-  /** The actions that a role allows on a resource, as in its policy. */
-  const allowed = (role: string, resource: string): string[] =>
-    [...JSON.stringify(properties(role)).matchAll(/"Action":(\[[^\]]*\]|"[^"]*"),"Resource":("[^"]*"|\{[^}]*\})/g)]
-      .filter(([, , allowedOn]) => allowedOn === resource)
-      .flatMap(([, actions]) => actions?.match(/\w+:\w+/g) ?? []);
-  const arnOf = (name: string) => `{"Fn::GetAtt":["${name}","Arn"]}`;
-  const TRACES = ['xray:PutTraceSegments', 'xray:PutTelemetryRecords'];
+/** The actions that a role allows on a resource, as in its policy. */
+const allowed = (role: string, resource: string): string[] =>
+  [...JSON.stringify(properties(role)).matchAll(/"Action":(\[[^\]]*\]|"[^"]*"),"Resource":("[^"]*"|\{[^}]*\})/g)]
+    .filter(([, , allowedOn]) => allowedOn === resource)
+    .flatMap(([, actions]) => actions?.match(/\w+:\w+/g) ?? []);
+const arnOf = (name: string) => `{"Fn::GetAtt":["${name}","Arn"]}`;
+const TRACES = ['xray:PutTraceSegments', 'xray:PutTelemetryRecords'];
 
-  test.each(['CreateJobRole', 'WorkerRole', 'GetJobRole'])('%s may write logs and traces', (role) => {
-    expect(allowed(role, arnOf('LogGroup'))).toEqual(['logs:CreateLogStream', 'logs:PutLogEvents']);
-    expect(allowed(role, '"*"')).toEqual(expect.arrayContaining(TRACES));
-  });
+test.each(['CreateJobRole', 'WorkerRole', 'GetJobRole'])('%s may write logs and traces', (role) => {
+  expect(allowed(role, arnOf('LogGroup'))).toEqual(['logs:CreateLogStream', 'logs:PutLogEvents']);
+  expect(allowed(role, '"*"')).toEqual(expect.arrayContaining(TRACES));
+});
 
-  test('the permissions of createJob and getJob name a resource, except where AWS does not support that', () => {
-    for (const role of ['CreateJobRole', 'GetJobRole']) expect(allowed(role, '"*"')).toEqual(TRACES);
-  });
+test('the permissions of createJob and getJob name a resource, except where AWS does not support that', () => {
+  for (const role of ['CreateJobRole', 'GetJobRole']) expect(allowed(role, '"*"')).toEqual(TRACES);
+});
 
-  test('the permissions of the worker let Lambda keep failed events', () => {
-    expect(allowed('WorkerRole', arnOf('FailedEventsQueue'))).toEqual(['sqs:SendMessage']);
-  });
+test('the permissions of the worker let Lambda keep failed events', () => {
+  expect(allowed('WorkerRole', arnOf('FailedEventsQueue'))).toEqual(['sqs:SendMessage']);
 });
 
 test('every resource that holds data is deleted with the stack, and failed events are kept for 14 days', () => {
@@ -165,29 +163,27 @@ test('POST has its own rate limit, with the path escaped as CloudFormation requi
   ]);
 });
 
-describe('alarms', () => {
-  const descriptionOf = (name: string) => String(properties(name)['AlarmDescription']);
-  const alarms = Object.keys(nodeAt(template, 'Resources')).filter((name) =>
-    descriptionOf(name).includes('docs/operations.md'),
-  );
+const descriptionOf = (name: string) => String(properties(name)['AlarmDescription']);
+const alarms = Object.keys(nodeAt(template, 'Resources')).filter((name) =>
+  descriptionOf(name).includes('docs/operations.md'),
+);
 
-  test.each(alarms)('%s refers to its section of docs/operations.md', (name) => {
-    const operations = readFileSync(join(__dirname, '../../docs/operations.md'), 'utf8');
-    const [, section] = /docs\/operations\.md, "([^"]+)"/.exec(descriptionOf(name)) ?? [];
+test.each(alarms)('%s refers to its section of docs/operations.md', (name) => {
+  const operations = readFileSync(join(__dirname, '../../docs/operations.md'), 'utf8');
+  const [, section] = /docs\/operations\.md, "([^"]+)"/.exec(descriptionOf(name)) ?? [];
 
-    expect(operations).toContain(`### ${section}\n`);
-  });
+  expect(operations).toContain(`### ${section}\n`);
+});
 
-  test("the alarms on the application's own metrics name metrics that the code sends", () => {
-    const own = alarms.map(properties).filter(({ Namespace }) => Namespace === 'AsyncJobs');
+test("the alarms on the application's own metrics name metrics that the code sends", () => {
+  const own = alarms.map(properties).filter(({ Namespace }) => Namespace === 'AsyncJobs');
 
-    expect(own).not.toEqual([]);
-    for (const { MetricName } of own) expect(sources).toContain(`'${MetricName}'`);
-  });
+  expect(own).not.toEqual([]);
+  for (const { MetricName } of own) expect(sources).toContain(`'${MetricName}'`);
+});
 
-  test("the alarms find the functions' metrics by the name of the stack", () => {
-    expect(variablesOf('WorkerFunction')).toMatchObject({ POWERTOOLS_SERVICE_NAME: { Ref: 'AWS::StackName' } });
-  });
+test("the alarms find the functions' metrics by the name of the stack", () => {
+  expect(variablesOf('WorkerFunction')).toMatchObject({ POWERTOOLS_SERVICE_NAME: { Ref: 'AWS::StackName' } });
 });
 
 test("the functions log to the stack's log group, at a level that cannot suppress the metrics", () => {

@@ -1,5 +1,5 @@
 import { DynamoDBDocumentClient, GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb';
-import { beforeEach, describe, expect, test } from '@jest/globals';
+import { beforeEach, expect, test } from '@jest/globals';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { mockClient } from 'aws-sdk-client-mock';
 import { documentClient } from '../../../src/aws.ts';
@@ -32,136 +32,128 @@ const HEAD = `{"jobId":"${JOB_ID}","status"`;
 const BODY = `"text":"a secret of mine","createdAt":${NOW},"updatedAt":${NOW}`;
 const COMMON = { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' };
 
-describe('a job', () => {
-  test.each([
-    [pending, `${HEAD}:"PENDING",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
-    [claimed, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
-    [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"charCount":6}}}`, COMMON],
-    [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
-  ])(
-    'a job that is $status takes one strongly consistent read, and is returned as documented',
-    async (job, body, headers) => {
-      dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
-
-      const response = await get(JOB_ID);
-
-      expect(response).toEqual({ statusCode: 200, headers, body });
-      expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
-        { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
-      ]);
-    },
-  );
-
-  test('a job that is older gets a longer Retry-After', async () => {
-    dynamodb.on(GetCommand).resolves({ Item: claimed });
-
-    const response = await get(JOB_ID, NOW + 20);
-
-    expect(response).toMatchObject({ headers: { 'Retry-After': '5' } });
-  });
-
-  test('a job that has lapsed is ended and counted before it is returned', async () => {
-    const lapsed = { ...failed, updatedAt: pending.deadline };
-    dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
-
-    const response = await get(JOB_ID, pending.deadline);
-
-    expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
-    expect(metricsIn(log)).toEqual({ JobsFailed: 1, TimeToEnd: pending.deadline - NOW });
-    expect(response).toMatchObject({ statusCode: 200, headers: COMMON });
-    expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline });
-  });
-
-  test('a job is returned with its stored result, however deeply nested', async () => {
-    // Encoding a value of this depth overflows the stack.
-    const result = `{"s":${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}}`;
-    dynamodb.on(GetCommand).resolves({ Item: { ...done, result } });
+test.each([
+  [pending, `${HEAD}:"PENDING",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
+  [claimed, `${HEAD}:"IN_PROGRESS",${BODY}}`, { ...COMMON, 'Retry-After': '1' }],
+  [done, `${HEAD}:"DONE",${BODY},"result":{"ocr":{"charCount":6}}}`, COMMON],
+  [failed, `${HEAD}:"ERROR",${BODY},"errorMessage":"No model for this"}`, COMMON],
+])(
+  'a job that is $status takes one strongly consistent read, and is returned as documented',
+  async (job, body, headers) => {
+    dynamodb.on(GetCommand).resolves({ Item: { ...job, extra: 1 } });
 
     const response = await get(JOB_ID);
 
-    expect(response.statusCode).toBe(200);
-    expect(response.body).toBe(`${HEAD}:"DONE",${BODY},"result":${result}}`);
-  });
+    expect(response).toEqual({ statusCode: 200, headers, body });
+    expect(dynamodb.calls().map(({ args: [command] }) => command.input)).toEqual([
+      { TableName: 'JobsTable', Key: { jobId: JOB_ID }, ConsistentRead: true },
+    ]);
+  },
+);
+
+test('a job that is older gets a longer Retry-After', async () => {
+  dynamodb.on(GetCommand).resolves({ Item: claimed });
+
+  const response = await get(JOB_ID, NOW + 20);
+
+  expect(response).toMatchObject({ headers: { 'Retry-After': '5' } });
 });
 
-describe('a job with an owner', () => {
-  const owned = { ...pending, owner: 'user:alice' };
+test('a job that has lapsed is ended and counted before it is returned', async () => {
+  const lapsed = { ...failed, updatedAt: pending.deadline };
+  dynamodb.on(GetCommand).resolvesOnce({ Item: pending }).resolves({ Item: lapsed });
 
-  test('a job is returned to its owner, without the owner', async () => {
-    dynamodb.on(GetCommand).resolves({ Item: owned });
+  const response = await get(JOB_ID, pending.deadline);
 
-    const response = await getBy(signedIn(getJobEvent(JOB_ID), 'alice'));
-
-    expect(response).toMatchObject({ statusCode: 200, body: `${HEAD}:"PENDING",${BODY}}` });
-  });
-
-  test.each([
-    ['another user', owned, signedIn(getJobEvent(JOB_ID), 'bob')],
-    ['a caller who has not signed in', owned, getJobEvent(JOB_ID)],
-    ['a signed-in user, if the job has no owner', pending, signedIn(getJobEvent(JOB_ID), 'bob')],
-  ])('a job does not exist for %s', async (_who, job, event) => {
-    dynamodb.on(GetCommand).resolvesOnce({}).resolves({ Item: job });
-    const unknown = await getBy(event);
-
-    const response = await getBy(event);
-
-    expect(response).toEqual(unknown);
-    expect(response.statusCode).toBe(404);
-  });
+  expect(dynamodb.commandCalls(UpdateCommand)).toHaveLength(1);
+  expect(metricsIn(log)).toEqual({ JobsFailed: 1, TimeToEnd: pending.deadline - NOW });
+  expect(response).toMatchObject({ statusCode: 200, headers: COMMON });
+  expect(JSON.parse(response.body)).toMatchObject({ status: 'ERROR', updatedAt: pending.deadline });
 });
 
-describe('an id', () => {
-  test('an id that is unknown gets 404 after one read', async () => {
-    const response = await get(JOB_ID);
+test('a job is returned with its stored result, however deeply nested', async () => {
+  // Encoding a value of this depth overflows the stack.
+  const result = `{"s":${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}}`;
+  dynamodb.on(GetCommand).resolves({ Item: { ...done, result } });
 
-    expect(response).toEqual({ statusCode: 404, headers: COMMON, body: `{"error":"Job '${JOB_ID}' not found"}` });
-    expect(dynamodb.commandCalls(GetCommand)).toHaveLength(1);
-  });
+  const response = await get(JOB_ID);
 
-  test('an id in upper case is a different id', async () => {
-    const jobId = 'ABCDEFAB-CDEF-4ABC-8DEF-ABCDEFABCDEF';
-
-    expect(errorOf(await get(jobId))).toBe(`Job '${jobId}' not found`);
-  });
-
-  test.each([
-    ['empty', ''],
-    ['quoted', `"${JOB_ID}"`],
-    ['followed by a line break', `${JOB_ID}\n`],
-    ['without hyphens', JOB_ID.replaceAll('-', '')],
-    ['with an invalid UUID version', '11111111-1111-0111-8111-111111111111'],
-    ['__proto__', '__proto__'],
-    ['8 KB long', 'x'.repeat(8192)],
-  ])('an id that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
-    const response = await get(jobId);
-
-    expect(response).toMatchObject({ statusCode: 404, headers: COMMON });
-    expect(errorOf(response)).toBe(`Job '${jobId}' not found`);
-    expect(dynamodb.calls()).toEqual([]);
-  });
-
-  test('an id that is missing from the event gets 404', async () => {
-    const event = apiEvent({ httpMethod: 'GET', path: '/jobs/', resource: '/jobs/{jobId}' });
-
-    expect(errorOf(await handler(event, lambdaContext()))).toBe("Job '' not found");
-  });
+  expect(response.statusCode).toBe(200);
+  expect(response.body).toBe(`${HEAD}:"DONE",${BODY},"result":${result}}`);
 });
 
-describe('a server error', () => {
-  test.each([
-    ['a failed read', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
-    ['a malformed record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
-  ])('%s becomes a 500 without details and one log line with the cause and the id', async (_what, arrange) => {
-    arrange();
+const owned = { ...pending, owner: 'user:alice' };
 
-    const response = await get(JOB_ID);
+test('a job is returned to its owner, without the owner', async () => {
+  dynamodb.on(GetCommand).resolves({ Item: owned });
 
-    expect(response).toMatchObject({ statusCode: 500, body: '{"error":"Internal server error"}' });
-    expect(log).toHaveLength(1);
-    expect(log[0]).toMatch(/No route|Job record has no valid createdAt/);
-    expect(log[0]).toContain(JOB_ID);
-    expect(log[0]).not.toContain('secret');
-  });
+  const response = await getBy(signedIn(getJobEvent(JOB_ID), 'alice'));
+
+  expect(response).toMatchObject({ statusCode: 200, body: `${HEAD}:"PENDING",${BODY}}` });
+});
+
+test.each([
+  ['another user', owned, signedIn(getJobEvent(JOB_ID), 'bob')],
+  ['a caller who has not signed in', owned, getJobEvent(JOB_ID)],
+  ['a signed-in user, if the job has no owner', pending, signedIn(getJobEvent(JOB_ID), 'bob')],
+])('a job does not exist for %s', async (_who, job, event) => {
+  dynamodb.on(GetCommand).resolvesOnce({}).resolves({ Item: job });
+  const unknown = await getBy(event);
+
+  const response = await getBy(event);
+
+  expect(response).toEqual(unknown);
+  expect(response.statusCode).toBe(404);
+});
+
+test('an id that is unknown gets 404 after one read', async () => {
+  const response = await get(JOB_ID);
+
+  expect(response).toEqual({ statusCode: 404, headers: COMMON, body: `{"error":"Job '${JOB_ID}' not found"}` });
+  expect(dynamodb.commandCalls(GetCommand)).toHaveLength(1);
+});
+
+test('an id in upper case is a different id', async () => {
+  const jobId = 'ABCDEFAB-CDEF-4ABC-8DEF-ABCDEFABCDEF';
+
+  expect(errorOf(await get(jobId))).toBe(`Job '${jobId}' not found`);
+});
+
+test.each([
+  ['empty', ''],
+  ['quoted', `"${JOB_ID}"`],
+  ['followed by a line break', `${JOB_ID}\n`],
+  ['without hyphens', JOB_ID.replaceAll('-', '')],
+  ['with an invalid UUID version', '11111111-1111-0111-8111-111111111111'],
+  ['__proto__', '__proto__'],
+  ['8 KB long', 'x'.repeat(8192)],
+])('an id that is not a UUID (%s) gets 404 without a read', async (_what, jobId) => {
+  const response = await get(jobId);
+
+  expect(response).toMatchObject({ statusCode: 404, headers: COMMON });
+  expect(errorOf(response)).toBe(`Job '${jobId}' not found`);
+  expect(dynamodb.calls()).toEqual([]);
+});
+
+test('an id that is missing from the event gets 404', async () => {
+  const event = apiEvent({ httpMethod: 'GET', path: '/jobs/', resource: '/jobs/{jobId}' });
+
+  expect(errorOf(await handler(event, lambdaContext()))).toBe("Job '' not found");
+});
+
+test.each([
+  ['a failed read', () => dynamodb.on(GetCommand).rejects(new Error('No route'))],
+  ['a malformed record', () => dynamodb.on(GetCommand).resolves({ Item: { ...pending, createdAt: 'yesterday' } })],
+])('%s becomes a 500 without details and one log line with the cause and the id', async (_what, arrange) => {
+  arrange();
+
+  const response = await get(JOB_ID);
+
+  expect(response).toMatchObject({ statusCode: 500, body: '{"error":"Internal server error"}' });
+  expect(log).toHaveLength(1);
+  expect(log[0]).toMatch(/No route|Job record has no valid createdAt/);
+  expect(log[0]).toContain(JOB_ID);
+  expect(log[0]).not.toContain('secret');
 });
 
 test('a request with another method gets 405', async () => {
