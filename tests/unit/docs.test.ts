@@ -42,7 +42,7 @@ test.each(pages)('%s names only files that exist', (page) => {
 
   // A code block that starts with a file name is an example: the reader creates that file.
   const created = [...text.matchAll(/^```ts\n\/\/ (\S+)$/gm)].map(([, file]) => file);
-  for (const [file] of text.matchAll(/\b(?:src|scripts|tests|events|docs|\.github)\/[\w./-]*\w/g)) {
+  for (const [file] of text.matchAll(/\b(?:src|scripts|tests|events|docs|recipes|\.github)\/[\w./-]*\w/g)) {
     if (created.includes(file)) continue;
     expect({ file, exists: existsSync(join(root, file)) || existsSync(join(root, dirname(page), file)) }).toEqual({
       file,
