@@ -1,11 +1,7 @@
-import * as http from 'node:http';
-import * as https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CloudWatchLogsClient } from '@aws-sdk/client-cloudwatch-logs';
-import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
-import { LambdaClient } from '@aws-sdk/client-lambda';
 import { waitForJob } from '../../client/jobs.ts';
-import { build, clientOptions, deploy, startEmulator } from '../../scripts/local/emulator.ts';
+import { localhostFetch } from '../../scripts/aws/localhostFetch.ts';
+import { build, deploy, type Emulator, startEmulator } from '../../scripts/local/emulator.ts';
 
 export { sleep };
 
@@ -27,20 +23,8 @@ export interface Answer {
   readonly json: unknown;
 }
 
-export interface RequestOptions {
-  readonly method?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: string | Uint8Array;
-}
-
 /** API Gateway gives up after 29 s. */
 const REQUEST_LIMIT_MS = 35_000;
-
-/** Not every resolver knows that names under .localhost are loopback. */
-const loopbackLookup: http.RequestOptions['lookup'] = (_hostname, options, callback) => {
-  if (options.all === true) callback(null, [{ address: '127.0.0.1', family: 4 }]);
-  else callback(null, '127.0.0.1', 4);
-};
 
 /**
  * How long a refused request is repeated. On an account with 10 concurrent executions, 20
@@ -56,7 +40,7 @@ export function checkEveryAnswer(checker: typeof check): void {
 }
 
 /** Sends a request, and repeats it as openapi.yaml allows clients to. See {@link requestOnce}. */
-export async function request(url: string, options: RequestOptions = {}): Promise<Answer> {
+export async function request(url: string, options: RequestInit = {}): Promise<Answer> {
   const giveUpAt = Date.now() + REPEAT_LIMIT_MS;
   for (;;) {
     const answer = await requestOnce(url, options);
@@ -65,58 +49,27 @@ export async function request(url: string, options: RequestOptions = {}): Promis
   }
 }
 
-function mayBeRepeated({ method = 'GET', headers = {} }: RequestOptions, { status }: Answer): boolean {
-  const isSafe = method === 'GET' || Object.keys(headers).some((name) => name.toLowerCase() === 'idempotency-key');
+function mayBeRepeated({ method = 'GET', headers }: RequestInit, { status }: Answer): boolean {
+  const isSafe = method === 'GET' || new Headers(headers).has('Idempotency-Key');
   return status === 429 || (status >= 500 && isSafe);
 }
 
-/**
- * Sends a request. The path of `url` is sent unchanged: dots are not resolved, and nothing is escaped.
- * Rejects if the whole response does not arrive within {@link REQUEST_LIMIT_MS}.
- */
-export async function requestOnce(url: string, options: RequestOptions = {}): Promise<Answer> {
-  const answer = await send(url, options);
+/** Sends a request. Rejects if the whole response does not arrive within {@link REQUEST_LIMIT_MS}. */
+export async function requestOnce(url: string, options: RequestInit = {}): Promise<Answer> {
+  const headers = new Headers(options.headers);
+  // The server may be about to close the connection of an earlier request.
+  headers.set('Connection', 'close');
+  const signal = AbortSignal.timeout(REQUEST_LIMIT_MS);
+  const response = await localhostFetch(url, { redirect: 'manual', signal, ...options, headers });
+  const text = await response.text();
+  const answer = {
+    status: response.status,
+    headers: Object.fromEntries(response.headers),
+    text,
+    json: parseJson(text),
+  };
   check(options.method ?? 'GET', url, answer);
   return answer;
-}
-
-function send(url: string, { method = 'GET', headers = {}, body }: RequestOptions): Promise<Answer> {
-  const { protocol, hostname, port } = new URL(url);
-  const path = url.slice(url.indexOf('/', protocol.length + 2));
-  const options: http.RequestOptions = {
-    method,
-    hostname,
-    port,
-    path,
-    headers: body === undefined ? headers : { 'Content-Length': Buffer.byteLength(body), ...headers },
-    signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
-    // A new connection for each request: the server may be about to close an old one.
-    agent: false,
-    ...(hostname.endsWith('.localhost') ? { lookup: loopbackLookup } : {}),
-  };
-  return new Promise((resolve, reject) => {
-    const outgoing = (protocol === 'https:' ? https : http).request(options, (incoming) => {
-      const chunks: Buffer[] = [];
-      incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
-      incoming.on('error', reject);
-      incoming.on('end', () => {
-        const text = Buffer.concat(chunks).toString('utf8');
-        resolve({
-          status: incoming.statusCode ?? 0,
-          headers: Object.fromEntries(
-            Object.entries(incoming.headers).map(([name, value]) => [
-              name,
-              Array.isArray(value) ? value.join(', ') : (value ?? ''),
-            ]),
-          ),
-          text,
-          json: parseJson(text),
-        });
-      });
-    });
-    outgoing.on('error', reject);
-    outgoing.end(body);
-  });
 }
 
 function parseJson(text: string): unknown {
@@ -135,7 +88,7 @@ export function submit(baseUrl: string, text: string, headers: Readonly<Record<s
 /** `POST /jobs` with this body. */
 export function post(
   baseUrl: string,
-  body: string | Uint8Array,
+  body: NonNullable<RequestInit['body']>,
   headers: Readonly<Record<string, string>> = {},
 ): Promise<Answer> {
   return request(`${baseUrl}/jobs`, {
@@ -172,22 +125,15 @@ function field({ json }: Answer, name: string): unknown {
 
 /** `fetch` for the client: through {@link requestOnce}, so that each response is checked. */
 const apiFetch: typeof fetch = async (input, init) => {
-  const { method, url, headers } = new Request(input, init);
-  const body = typeof init?.body === 'string' ? { body: init.body } : {};
-  const answer = await requestOnce(url, { method, headers: Object.fromEntries(headers), ...body });
+  const answer = await requestOnce(String(input), init);
   return new Response(answer.text, answer);
 };
 
-/** A job that has ended, as GET returned it. */
-export interface PolledJob {
-  /** Each status once, in the order seen. */
-  readonly statuses: readonly string[];
-  /** A response that was read after the job had ended. */
-  readonly end: Answer;
-}
-
-/** Polls a job until it has ended. Throws an Error if its status moved backwards, if a GET was refused, or at the limit. */
-export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<PolledJob> {
+/**
+ * Polls a job until it has ended, and then reads it once more. Throws an Error if its status moved backwards, if a GET
+ * was refused, or at the limit.
+ */
+export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: number): Promise<{ end: Answer }> {
   const statuses: string[] = [];
   await waitForJob(`${baseUrl}/jobs/${jobId}`, {
     fetch: apiFetch,
@@ -198,68 +144,30 @@ export async function pollUntilEnded(baseUrl: string, jobId: string, limitMs: nu
     },
   });
   if (!/^(PENDING,)?(IN_PROGRESS,)?(DONE|ERROR)$/.test(statuses.join())) throw new Error(`Job ${jobId}: ${statuses}`);
-  return { statuses, end: await getJob(baseUrl, jobId) };
+  return { end: await getJob(baseUrl, jobId) };
 }
 
 /** A line of the functions' log about an error of AWS, or about a call that AWS did not answer in time. */
 export const AWS_FAILED =
   /TimeoutError|AbortError|InternalServerError|ServiceException|Throttl|TooManyRequests|ECONN|EPIPE/;
 
-/** What tests need to look behind the API. */
-export interface Internals {
-  readonly jobsTableName: string;
-  readonly workerFunctionName: string;
-  readonly dynamodb: DynamoDBClient;
-  readonly lambda: LambdaClient;
-  readonly logs: CloudWatchLogsClient;
-}
-
 /** The application under test. */
 export interface Deployment {
   readonly baseUrl: string;
-  readonly internals: Internals | undefined;
-  /** Stops what was started for it. */
-  stop(): Promise<void>;
+  /** Undefined for the deployment at {@link API_BASE_URL}. */
+  readonly aws: Emulator | undefined;
 }
-
-/** Outputs of the stack at API_BASE_URL. If they are set, credentials are in the environment too. */
-const { JOBS_TABLE_NAME, WORKER_FUNCTION_NAME } = process.env;
-
-/** Whether {@link Deployment.internals} will be defined. */
-export const HAS_INTERNALS =
-  API_BASE_URL === undefined || (JOBS_TABLE_NAME !== undefined && WORKER_FUNCTION_NAME !== undefined);
 
 /** Returns the deployment at {@link API_BASE_URL}, or deploys the template to an AWS emulator. */
 export async function openDeployment(stackName: string): Promise<Deployment> {
-  if (API_BASE_URL !== undefined) {
-    const internals =
-      JOBS_TABLE_NAME === undefined || WORKER_FUNCTION_NAME === undefined
-        ? undefined
-        : internalsOf(JOBS_TABLE_NAME, WORKER_FUNCTION_NAME, {});
-    return { baseUrl: API_BASE_URL, internals, stop: async () => undefined };
-  }
+  if (API_BASE_URL !== undefined) return { baseUrl: API_BASE_URL, aws: undefined };
   const aws = await startEmulator();
   try {
     await build(aws);
-    const { baseUrl, outputs } = await deploy(aws, { stackName });
-    const { JobsTableName = '', WorkerFunctionName = '' } = outputs;
-    return { baseUrl, internals: internalsOf(JobsTableName, WorkerFunctionName, clientOptions(aws)), stop: aws.stop };
+    const { baseUrl } = await deploy(aws, { stackName });
+    return { baseUrl, aws };
   } catch (error) {
     await aws.stop();
     throw error;
   }
-}
-
-function internalsOf(
-  jobsTableName: string,
-  workerFunctionName: string,
-  options: Partial<ReturnType<typeof clientOptions>>,
-): Internals {
-  return {
-    jobsTableName,
-    workerFunctionName,
-    dynamodb: new DynamoDBClient(options),
-    lambda: new LambdaClient(options),
-    logs: new CloudWatchLogsClient(options),
-  };
 }

@@ -10,11 +10,13 @@ const emulator = createServer((incoming, response) => {
   response.end(JSON.stringify({ item: [{ id: 'api', name: 'stack', createdDate: 1 }] }));
 });
 let page: PageServer;
+let takenPort: number;
 
 beforeEach(async () => {
   const port = await listen(emulator);
+  takenPort = port;
   const aws = { endpoint: `http://127.0.0.1:${port}`, port, env: {}, logFile: '', reportsFile: '' };
-  page = await startPageServer({ ...aws, ended: new Promise(() => undefined), stop: async () => undefined }, 4700);
+  page = await startPageServer({ ...aws, ended: new Promise(() => undefined), stop: async () => undefined }, takenPort);
   page.deployed({ stackName: 'stack', baseUrl: '', outputs: {} });
 });
 
@@ -24,13 +26,44 @@ afterEach(() => {
   emulator.closeAllConnections();
 });
 
-/** Sends a GET with exactly this path, which fetch would normalize. */
-async function statusOf(path: string): Promise<number | undefined> {
-  const outgoing = request({ host: '127.0.0.1', port: new URL(page.url).port, path, agent: false }).end();
-  const [response] = await once(outgoing, 'response');
+/** Sends a request with exactly this path and Host, which fetch would change. Returns the status of the response. */
+async function statusOf(path: string, method = 'GET', headers: Readonly<Record<string, string>> = {}) {
+  const outgoing = request({ host: '127.0.0.1', port: new URL(page.url).port, path, method, headers, agent: false });
+  const [response] = await once(outgoing.end(), 'response');
   response.resume();
   return response.statusCode;
 }
+
+test.each(['/', '/events', '/kill', '/Prod/jobs/none'])(
+  'a request of %s with a Host that is not a loopback name is refused',
+  async (path) => {
+    const hosts = ['example.com', 'localhost.example.com', '127.0.0.1.example.com:4580', '192.168.0.1'];
+
+    const statuses = await Promise.all(hosts.map((Host) => statusOf(path, 'GET', { Host })));
+
+    expect(statuses).toEqual([403, 403, 403, 403]);
+  },
+);
+
+test.each(['/kill', '/send-again'])('a POST of %s from a page of another Origin is refused', async (path) => {
+  const origins = ['https://example.com', 'null', 'http://127.0.0.1:1', `${page.url}.example.com`];
+
+  const statuses = await Promise.all(origins.map((Origin) => statusOf(path, 'POST', { Origin })));
+
+  expect(statuses).toEqual([403, 403, 403, 403]);
+});
+
+test('a GET of /kill kills nothing', async () => {
+  const status = await statusOf('/kill');
+
+  expect(status).toBe(404);
+});
+
+test('the page server takes the next port if the first one is taken', () => {
+  const port = Number(new URL(page.url).port);
+
+  expect(port).toBeGreaterThan(takenPort);
+});
 
 test('a path that is no path of a URL is a 400', async () => {
   const status = await statusOf('//');
