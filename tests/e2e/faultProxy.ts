@@ -1,5 +1,5 @@
-import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, request, type ServerResponse } from 'node:http';
+import { buffer } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listen } from '../support/listen.ts';
 
@@ -56,51 +56,40 @@ interface RecordedCall extends Call {
   isAnswered: boolean | undefined;
 }
 
-/** Stands between the functions and the AWS emulator, and injects faults. */
-export interface FaultProxy {
-  readonly url: string;
-  /** All requests so far, in order of arrival. */
-  readonly calls: readonly Readonly<RecordedCall>[];
-  close(): Promise<void>;
-}
-
 /** How long `delay` holds a request: longer than the SDK waits for a response (src/aws.ts). */
 const DELAY_MS = 3000;
 
 /**
- * Starts the proxy in front of `endpoint`.
+ * Starts a proxy between the functions and the AWS emulator at `endpoint`, which injects faults.
  *
  * @param faultOf returns the fault for a call, or undefined to let it pass
  */
-export async function startFaultProxy(
-  endpoint: string,
-  faultOf: (call: Call) => Fault | undefined,
-): Promise<FaultProxy> {
+export async function startFaultProxy(endpoint: string, faultOf: (call: Call) => Fault | undefined) {
+  /** All requests so far, in order of arrival. */
   const calls: RecordedCall[] = [];
   const texts = new Map<string, string>();
-  const invocations = new Map<string, string[]>();
+  const invocationsOf = new Map<string, Set<string>>();
 
   const describe = (incoming: IncomingMessage, body: Buffer): Call & { readonly action: string } => {
     const json: unknown = JSON.parse(body.toString('utf8'));
     const { headers } = incoming;
     const action = actionOf(incoming);
     const operation = operationOf(action, json);
-    const jobId = textAt(json, operation === 'Invoke' ? ['jobId'] : [keyOf(operation), 'jobId', 'S']) ?? '';
+    const jobId =
+      textAt(json, ['jobId']) ?? textAt(json, ['Key', 'jobId', 'S']) ?? textAt(json, ['Item', 'jobId', 'S']) ?? '';
     const text = textAt(json, ['Item', 'text', 'S']);
     if (text !== undefined) texts.set(jobId, text);
     const { caller } = senderOf(headers);
     // The SDK sends the same id with each try of a call.
-    const invocation = String(headers['amz-sdk-invocation-id']);
-    const earlier = invocations.get(`${caller} ${operation} ${jobId}`) ?? [];
-    const known = earlier.includes(invocation) ? earlier : [...earlier, invocation];
-    invocations.set(`${caller} ${operation} ${jobId}`, known);
+    const invocations = invocationsOf.get(`${caller} ${operation} ${jobId}`) ?? new Set();
+    invocationsOf.set(`${caller} ${operation} ${jobId}`, invocations.add(String(headers['amz-sdk-invocation-id'])));
     const tryNumber = Number(/attempt=(\d+)/.exec(String(headers['amz-sdk-request']))?.[1]);
-    const number = known.indexOf(invocation) + 1;
+    const number = [...invocations].indexOf(String(headers['amz-sdk-invocation-id'])) + 1;
     return { caller, operation, action, jobId, text: texts.get(jobId) ?? '', number, tryNumber };
   };
 
   const serve = async (incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> => {
-    const body = await bodyOf(incoming);
+    const body = await buffer(incoming);
     const described = describe(incoming, body);
     const fault = faultOf(described);
     const call: RecordedCall = { ...described, arrivedAt: Date.now(), fault, status: undefined, isAnswered: undefined };
@@ -157,10 +146,9 @@ export async function startFaultProxy(
   });
   const port = await listen(server);
 
-  const close = async () => {
+  const close = () => {
     server.closeAllConnections();
     server.close();
-    await once(server, 'close');
   };
   return { url: `http://127.0.0.1:${port}`, calls, close };
 }
@@ -205,8 +193,6 @@ function operationOf(action: string, json: unknown): Operation {
   }
 }
 
-const keyOf = (operation: Operation) => (operation === 'PutItem' ? 'Item' : 'Key');
-
 /** The string at this path of nested JSON objects, or undefined if there is none. */
 export function textAt(json: unknown, path: readonly string[]): string | undefined {
   let value = json;
@@ -226,7 +212,7 @@ interface Forwarded {
 function forward(endpoint: string, { method, url, headers }: IncomingMessage, body: Buffer): Promise<Forwarded> {
   return new Promise((resolve, reject) => {
     const outgoing = request(`${endpoint}${url}`, { method, headers, agent: false }, (incoming) => {
-      bodyOf(incoming).then(
+      buffer(incoming).then(
         (received) => resolve({ status: incoming.statusCode ?? 500, headers: incoming.headers, body: received }),
         reject,
       );
@@ -246,10 +232,4 @@ function refusal(action: string): Forwarded {
     headers: { 'content-type': 'application/x-amz-json-1.0', 'x-amzn-errortype': name },
     body: Buffer.from(JSON.stringify({ __type: type, message: 'Refused by the fault proxy' })),
   };
-}
-
-async function bodyOf(message: IncomingMessage): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of message) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }

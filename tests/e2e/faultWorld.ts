@@ -1,12 +1,12 @@
 import { CloudWatchLogsClient, paginateFilterLogEvents } from '@aws-sdk/client-cloudwatch-logs';
 import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
-import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { DeleteMessageCommand, ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
+import { Lambda } from '@aws-sdk/client-lambda';
+import { SQS } from '@aws-sdk/client-sqs';
 import { clientOptions, startEmulator } from '../../scripts/local/emulator.ts';
 import { CLOCK_SKEW_SECONDS, SUBMIT_SECONDS } from '../../src/job.ts';
 import { type Answer, AWS_FAILED, requestOnce, sleep } from './deployment.ts';
 import { type Call, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
-import { limiter, Watcher } from './jobWatcher.ts';
+import { limiter, startWatcher } from './jobWatcher.ts';
 import { type StageAction, startStageRecorder } from './stageRecorder.ts';
 import { deployTestStack } from './testStack.ts';
 
@@ -79,15 +79,12 @@ export async function startWorld(closers: (() => unknown)[]) {
   const FunctionName = outputs['WorkerFunctionName'];
   const QueueUrl = outputs['FailedEventsQueueUrl'];
   const options = clientOptions(aws);
-  const lambda = new LambdaClient(options);
-  const sqs = new SQSClient(options);
+  const lambda = new Lambda(options);
+  const sqs = new SQS(options);
   const dynamodb = new DynamoDBClient(options);
   const logs = new CloudWatchLogsClient(options);
-  const watcher = new Watcher(baseUrl);
-  closers.unshift(() => {
-    watcher.stop();
-    for (const client of [lambda, sqs, dynamodb, logs]) client.destroy();
-  });
+  const watcher = startWatcher(baseUrl);
+  closers.unshift(watcher.stop);
 
   const failedJobIds: string[] = [];
   const starting = limiter(STARTING_JOBS);
@@ -141,23 +138,25 @@ export async function startWorld(closers: (() => unknown)[]) {
 
     /** Sends an event to the worker, as Lambda or an operator does. */
     deliver: (jobId: string) =>
-      lambda.send(new InvokeCommand({ FunctionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) })),
+      lambda.invoke({ FunctionName, InvocationType: 'Event', Payload: JSON.stringify({ jobId }) }),
 
     /**
      * How AWS was too slow for createJob or the worker, without an injected fault. The proxy sees requests that were
-     * not answered in time; the log also has those that never arrived.
+     * not answered in time, and calls of which it got only the second try. The log also has calls that never arrived.
      */
     slownessOf: async (name: string): Promise<string[]> => {
       const calls = callsOf(name).filter(({ caller }) => caller !== 'getJob');
       const slow = calls.filter(({ fault, isAnswered }) => fault === undefined && isAnswered === false);
-      const planned = [...Map.groupBy(calls, ({ operation, number }) => `${operation} ${number}`).values()].filter(
-        (tries) =>
-          tries.every(({ fault, status, isAnswered }) => fault !== undefined && !(status !== undefined && isAnswered)),
+      const groups = [...Map.groupBy(calls, ({ operation, number }) => `${operation} ${number}`)];
+      const lost = groups.filter(([, [first]]) => first?.tryNumber !== 1);
+      const planned = groups.filter(([, tries]) =>
+        tries.every(({ fault, status, isAnswered }) => fault !== undefined && !(status !== undefined && isAnswered)),
       );
       const jobId = calls[0]?.jobId;
       const failed = jobId === undefined ? [''] : (await failures(jobId)).filter((line) => AWS_FAILED.test(line));
       return [
         ...slow.map(({ operation, number, tryNumber }) => `${operation} ${number}, try ${tryNumber}`),
+        ...lost.map(([call]) => `${call}, whose first try did not arrive`),
         ...(failed.length > planned.length ? [`${failed.length - planned.length} more failed calls in the log`] : []),
       ];
     },
@@ -190,11 +189,11 @@ export async function startWorld(closers: (() => unknown)[]) {
     /** Whether Lambda has given up on an event of this job. */
     hasFailedEvent: async (jobId: string): Promise<boolean> => {
       for (;;) {
-        const { Messages = [] } = await sqs.send(new ReceiveMessageCommand({ QueueUrl, MaxNumberOfMessages: 10 }));
+        const { Messages = [] } = await sqs.receiveMessage({ QueueUrl, MaxNumberOfMessages: 10 });
         if (Messages.length === 0) return failedJobIds.includes(jobId);
         for (const { Body = '', ReceiptHandle } of Messages) {
           failedJobIds.push(textAt(JSON.parse(Body), ['requestPayload', 'jobId']) ?? Body);
-          await sqs.send(new DeleteMessageCommand({ QueueUrl, ReceiptHandle }));
+          await sqs.deleteMessage({ QueueUrl, ReceiptHandle });
         }
       }
     },

@@ -7,11 +7,12 @@
  * a call can take longer than the SDK waits, and a job then rightly takes another attempt. `checkCourse` accepts
  * that only if the proxy or the log shows it.
  */
+import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { MAX_OVERHEAD_MS, RESERVE_MS } from '../../src/attempt.ts';
 import { MAX_ATTEMPTS } from '../../src/job.ts';
 import { at, readTemplate } from '../support/template.ts';
-import { AWS_FAILED, getJob, requestOnce, sleep, stringField } from './deployment.ts';
+import { AWS_FAILED, checkEveryAnswer, getJob, requestOnce, sleep, stringField } from './deployment.ts';
 import { FAULTS, textAt } from './faultProxy.ts';
 import {
   BOUND_SECONDS,
@@ -27,6 +28,7 @@ import {
 } from './faultWorld.ts';
 import { RESULTS } from './faultyStages.ts';
 import type { Ending } from './jobWatcher.ts';
+import { openContract } from './openapiContract.ts';
 import type { StageAction } from './stageRecorder.ts';
 
 jest.setTimeout(2 * LIMIT_MS);
@@ -36,15 +38,11 @@ const SEED = Number(process.env['FAULTS_SEED'] ?? Date.now() % 1_000_000);
 
 const ATTEMPTS_USED_UP = 'Processing failed: all 3 attempts ended without a result';
 const PAST_DEADLINE = 'Processing failed: the job did not finish before its deadline';
-const FULL_RESULT = { first: { stage: 'first' }, second: { stage: 'second' }, third: { stage: 'third' } };
+const STAGES = ['first', 'second', 'third'];
+const FULL_RESULT = Object.fromEntries(STAGES.map((stage) => [stage, { stage }]));
 
-/** A row of the table in docs/design.md. */
-interface Row {
-  readonly fault: string;
-  readonly client: string;
-  readonly operator: string;
-  readonly seconds: number;
-}
+/** A row of the table in docs/design.md: the fault, what the client and the operator see, and within how many seconds. */
+type Row = readonly [fault: string, client: string, operator: string, seconds: number];
 
 let world: World;
 const closers: (() => unknown)[] = [];
@@ -66,6 +64,7 @@ function scenario(name: string, run: () => Promise<Row | undefined>): void {
 
 beforeAll(async () => {
   console.info(`FAULTS_SEED=${SEED}`);
+  checkEveryAnswer(await openContract());
   world = await startWorld(closers);
   await runToEnd('warm-up');
   setReady();
@@ -73,19 +72,12 @@ beforeAll(async () => {
 
 afterAll(async () => {
   for (const close of closers) await close();
-  const rows = [['fault', 'the client sees', 'the operator sees', 'within']];
+  const lines: string[] = [];
   for (const result of await Promise.allSettled(scenarios)) {
     if (result.status === 'rejected' || result.value === undefined) continue;
-    const { fault, client, operator, seconds } = result.value;
-    rows.push([fault, client, operator, `${Math.ceil(seconds)} s`]);
+    const [fault, client, operator, seconds] = result.value;
+    lines.push(`| ${fault} | ${client} | ${operator} | ${Math.ceil(seconds)} s |`);
   }
-  const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  rows.splice(
-    1,
-    0,
-    widths.map((width) => '-'.repeat(width)),
-  );
-  const lines = rows.map((row) => `| ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | ')} |`);
   const others = [...slowJobs].map(([name, causes]) => `${name} took another course: ${causes.join('; ')}`);
   console.info([...lines, ...others].join('\n'));
 });
@@ -113,7 +105,7 @@ const errorOf = ({ body }: Ending) => textAt(body, ['errorMessage']);
 
 /** How often each stage of a job has started. */
 const runsOf = (name: string) =>
-  Object.keys(FULL_RESULT).map((stage) => world.recorder.runsOf(name).filter((run) => run.stage === stage).length);
+  STAGES.map((stage) => world.recorder.runsOf(name).filter((run) => run.stage === stage).length);
 
 /** What happens to a job if nothing is slow but what its plan delays. */
 interface Course {
@@ -145,8 +137,10 @@ async function checkCourse(name: string, ending: Ending, course: Course = {}): P
   }
   slowJobs.set(name, slowness);
   // The last attempt ends the job even if its stages had too little time.
-  const isCutShort = errorOf(ending) !== error && errorOf(ending)?.endsWith('took too long') === true;
-  if (errorOf(ending) === ATTEMPTS_USED_UP || isCutShort) {
+  const isTimeout = errorOf(ending) !== error && errorOf(ending)?.endsWith('took too long') === true;
+  // A claim that is slower than planned fails, and one whose first try did not arrive is not slow enough.
+  if (isTimeout && cutShort > 0) return false;
+  if (errorOf(ending) === ATTEMPTS_USED_UP || isTimeout) {
     expect(await world.recordsOf(name)).toMatchObject([{ attempt: MAX_ATTEMPTS }]);
   } else if (!isPastDeadline) {
     expect(ending.body).toMatchObject(planned);
@@ -155,33 +149,42 @@ async function checkCourse(name: string, ending: Ending, course: Course = {}): P
   return false;
 }
 
-function rowOf(name: string, [fault, operator]: readonly [string, string], ending: Ending): Row {
+function rowOf(name: string, fault: string, operator: string, ending: Ending): Row {
   const claims = world.callsOf(name).filter(({ operation, status }) => operation === 'claim' && status === 200);
   const delivery = ['', ' in the second delivery', ' in the third delivery'][(claims.at(-1)?.number ?? 1) - 1] ?? '';
-  const end = ending.status === 'DONE' ? `DONE${delivery}` : `ERROR \`${errorOf(ending)}\``;
-  return { fault, client: `202, then ${end}`, operator, seconds: ending.seconds };
+  const outcome = ending.status === 'DONE' ? `DONE${delivery}` : `ERROR \`${errorOf(ending)}\``;
+  return [fault, `202, then ${outcome}`, operator, ending.seconds];
 }
 
 /** A job that is accepted and ends. */
 interface JobScenario extends Course {
   readonly plan: Plan;
-  /** How often Lambda delivers the event, including deliveries that find the job ended, if only the plan decides that. */
-  readonly deliveries?: number;
-  /** The table's row: the fault, and what the operator sees. */
-  readonly row: readonly [string, string];
+  /** Default: the fault. */
+  readonly what?: string;
+  /**
+   * How often Lambda delivers the event, including deliveries that find the job ended; `any` if not only the plan
+   * decides that. Default: once.
+   */
+  readonly deliveries?: number | 'any';
   /** Checks more, if the job took its planned course. */
   readonly check?: (job: string, ending: Ending) => Promise<void>;
 }
 
-function jobScenario(test: string, { plan, deliveries, row, check, ...course }: JobScenario): void {
-  const job = row[0].replace(/\W+/g, '-');
-  scenario(test, async () => {
+/** A test, and a row of the table, with this fault and what the operator sees. */
+function jobScenario(
+  fault: string,
+  operator: string,
+  { plan, what = fault, deliveries = 1, check, ...course }: JobScenario,
+): void {
+  const job = fault.replace(/\W+/g, '-');
+  const outcome = course.error === undefined ? 'DONE' : `ERROR: ${course.error}`;
+  scenario(`if ${what}, the job ends as ${outcome}`, async () => {
     const ending = await runToEnd(job, plan);
 
     if (!(await checkCourse(job, ending, course))) return undefined;
     await check?.(job, ending);
-    if (deliveries !== undefined) plannedDeliveries.set(job, deliveries);
-    return rowOf(job, row, ending);
+    if (deliveries !== 'any') plannedDeliveries.set(job, deliveries);
+    return rowOf(job, fault, operator, ending);
   });
 }
 
@@ -206,12 +209,12 @@ scenario(
     expect(status).toBeGreaterThanOrEqual(500);
     expect(errorOf(ending)).toBe(PAST_DEADLINE);
     expect(runsOf(name)).toEqual([0, 0, 0]);
-    return {
-      fault: 'createJob is killed before its Invoke; the POST is not repeated',
-      client: `${status}; the job ends as ERROR at its deadline, but no client knows its id`,
-      operator: 'a createJob error',
-      seconds: ending.seconds,
-    };
+    return [
+      'createJob is killed before its Invoke; the POST is not repeated',
+      `${status}; the job ends as ERROR at its deadline, but no client knows its id`,
+      'a createJob error',
+      ending.seconds,
+    ];
   },
 );
 
@@ -227,12 +230,12 @@ scenario("a POST that is repeated after its job's deadline returns 202 with stat
   expect(first.status).toBeGreaterThanOrEqual(500);
   expect(late).toMatchObject({ status: 202, json: { status: 'ERROR' } });
   expect(job.json).toMatchObject({ status: 'ERROR', errorMessage: PAST_DEADLINE });
-  return {
-    fault: 'createJob is killed before its Invoke; the POST is repeated after the deadline',
-    client: `${first.status}; then 202 with status ERROR`,
-    operator: 'a createJob error',
-    seconds: first.seconds + DEADLINE_SECONDS + 1 + late.seconds,
-  };
+  return [
+    'createJob is killed before its Invoke; the POST is repeated after the deadline',
+    `${first.status}; then 202 with status ERROR`,
+    'a createJob error',
+    first.seconds + DEADLINE_SECONDS + 1 + late.seconds,
+  ];
 });
 
 for (const [operation, fault, what, operator] of [
@@ -255,50 +258,31 @@ for (const [operation, fault, what, operator] of [
     expect(await world.recordsOf(name)).toHaveLength(1);
     expect(otherText.status).toBe(422);
     if (!(await checkCourse(name, ending))) return undefined;
-    const client = `${first.status}; then 202, then DONE`;
-    return { fault: `${what}; the POST is repeated`, client, operator, seconds: ending.seconds };
+    return [`${what}; the POST is repeated`, `${first.status}; then 202, then DONE`, operator, ending.seconds];
   });
 }
 
 // ------------------------------------------------------------------------------------------ stages
 
-for (const [stage, ...runs] of [
-  ['first', 2, 1, 1],
-  ['second', 2, 2, 1],
-  ['third', 2, 2, 2],
+for (const [fault, operator, stage, action, times, runs] of [
+  ['the worker crashes in its first stage', 'a worker error', 'first', 'die', 1, [2, 1, 1]],
+  ['the worker crashes in its second stage', 'a worker error', 'second', 'die', 1, [2, 2, 1]],
+  ['the worker crashes in its third stage', 'a worker error', 'third', 'die', 1, [2, 2, 2]],
+  ['the worker crashes twice', '2 worker errors', 'first', 'die', 2, [3, 1, 1]],
+  ['a stage blocks the process until Lambda kills it', 'a worker timeout', 'first', 'block 60000', 1, [2, 1, 1]],
 ] as const) {
-  jobScenario(`a job whose worker crashes in its ${stage} stage runs again and ends as DONE`, {
-    plan: stageActs(stage, 'die', 1),
-    runs,
-    deliveries: 2,
-    row: [`the worker crashes in its ${stage} stage`, 'a worker error'],
-  });
+  jobScenario(fault, operator, { plan: stageActs(stage, action, times), runs, deliveries: times + 1 });
 }
 
-jobScenario('a job whose worker crashes twice ends as DONE in its third attempt', {
-  plan: stageActs('first', 'die', 2),
-  runs: [3, 1, 1],
-  deliveries: 3,
-  row: ['the worker crashes twice', '2 worker errors'],
-});
-
-jobScenario('a job whose stage blocks the process until Lambda kills it runs again and ends as DONE', {
-  plan: stageActs('first', 'block 60000', 1),
-  runs: [2, 1, 1],
-  deliveries: 2,
-  row: ['a stage blocks the process until Lambda kills it', 'a worker timeout'],
-});
-
-for (const [action, ...row] of [
-  ['die', 'the worker crashes in every attempt', '3 worker errors, a failed event'],
-  ['block 60000', 'a stage blocks the process in every attempt', '3 worker timeouts, a failed event'],
+for (const [fault, operator, action] of [
+  ['the worker crashes in every attempt', '3 worker errors, a failed event', 'die'],
+  ['a stage blocks the process in every attempt', '3 worker timeouts, a failed event', 'block 60000'],
 ] as const) {
-  jobScenario(`a job whose worker fails in every attempt ('${action}') ends as ERROR, and its event is kept`, {
+  jobScenario(fault, operator, {
     plan: stageActs('first', action),
     error: ATTEMPTS_USED_UP,
     runs: [3, 0, 0],
     deliveries: 4,
-    row,
     check: async (job, { jobId }) => {
       expect(await eventually(() => world.hasFailedEvent(jobId))).toBe(true);
 
@@ -310,86 +294,50 @@ for (const [action, ...row] of [
   });
 }
 
-jobScenario('a stage that takes too long but obeys its signal ends its job as ERROR, and the process stays alive', {
-  plan: stageActs('second', 'work 60000'),
-  error: "Stage 'second' took too long",
-  runs: [1, 1, 0],
-  deliveries: 1,
-  row: ['a stage takes too long', 'a log line'],
+/** A stage that ends its job as ERROR. The process stays alive. */
+const endsJob = (stage: string, action: StageAction, error = `Stage '${stage}' took too long`) => ({
+  plan: stageActs(stage, action),
+  error,
+  runs: STAGES.map((name) => (STAGES.indexOf(name) <= STAGES.indexOf(stage) ? 1 : 0)),
 });
 
-jobScenario('a stage that takes 300 ms to stop ends its job as ERROR, and the process stays alive', {
-  plan: stageActs('second', 'linger 300'),
-  error: "Stage 'second' took too long",
-  runs: [1, 1, 0],
-  deliveries: 1,
-  row: ['a stage takes too long, and then 300 ms to stop', 'a log line'],
-});
+const TOO_LARGE = 'The result cannot be stored: it is too large';
+jobScenario('a stage takes too long', 'a log line', endsJob('second', 'work 60000'));
+jobScenario('a stage takes too long, and then 300 ms to stop', 'a log line', endsJob('second', 'linger 300'));
+jobScenario('a stage blocks the process past its time, and returns', 'a log line', endsJob('first', 'block 9000'));
+jobScenario('a stage returns a result that is too large', 'a log line', endsJob('third', 'large', TOO_LARGE));
+const LOGGED = 'a log line with the error';
+jobScenario('a stage throws a `StageError`', LOGGED, endsJob('third', 'throw', 'Stage third was told to throw'));
+jobScenario('a stage throws any other error', LOGGED, endsJob('first', 'fail', "Stage 'first' failed"));
 
-jobScenario('a stage that blocks the process past its time, but returns, ends its job as ERROR', {
-  plan: stageActs('first', 'block 9000'),
-  error: "Stage 'first' took too long",
-  runs: [1, 0, 0],
-  deliveries: 1,
-  row: ['a stage blocks the process past its time, and returns', 'a log line'],
-});
-
-for (const [action, ...row] of [
-  ['ignore 60000', 'a stage takes too long and ignores its signal', 'a worker error'],
-  ['never', 'a stage never settles', 'a worker error'],
+for (const [fault, action] of [
+  ['a stage takes too long and ignores its signal', 'ignore 60000'],
+  ['a stage never settles', 'never'],
 ] as const) {
-  jobScenario(`a stage that ignores its signal ('${action}') ends its job as ERROR, and the process is ended`, {
-    plan: stageActs('second', action),
-    error: "Stage 'second' took too long",
-    runs: [1, 1, 0],
+  jobScenario(fault, 'a worker error', {
+    ...endsJob('second', action),
     deliveries: 2,
-    row,
     check: async (job) => {
-      // Ending the process is an error, so Lambda delivers the event again.
+      // The process is ended. That is an error, so Lambda delivers the event again.
       expect(await eventually(() => world.deliveriesOf(job) === 2)).toBe(true);
       expect(world.recorder.runsOf(job).filter(({ endedAt }) => endedAt === undefined)).toEqual([]);
     },
   });
 }
 
-jobScenario('a stage that ignores its signal does not run alongside the next attempt if the final write fails', {
+jobScenario('a stage ignores its signal, and the final write fails', 'a worker error', {
   plan: { ...stageActs('first', 'ignore 60000', 1), ...callFails('final write', 'refuse') },
   runs: [2, 1, 1],
   deliveries: 2,
-  row: ['a stage ignores its signal, and the final write fails', 'a worker error'],
 });
 
-jobScenario('a StageError ends the job as ERROR with its message, and the stage does not run again', {
-  plan: stageActs('third', 'throw'),
-  error: 'Stage third was told to throw',
-  deliveries: 1,
-  row: ['a stage throws a `StageError`', 'a log line with the error'],
-});
-
-jobScenario('any other error in a stage ends the job as ERROR, and the client does not see its message', {
-  plan: stageActs('first', 'fail'),
-  error: "Stage 'first' failed",
-  runs: [1, 0, 0],
-  deliveries: 1,
-  row: ['a stage throws any other error', 'a log line with the error'],
-});
-
-jobScenario('a result that does not fit in an item ends its job as ERROR', {
-  plan: stageActs('first', 'large'),
-  error: 'The result cannot be stored: it is too large',
-  deliveries: 1,
-  row: ['a stage returns a result that is too large', 'a log line'],
-});
-
-for (const [action, fault] of [
-  ['odd keys', 'a stage returns keys such as `__proto__`'],
-  ['deep', 'a stage returns 500 nested objects'],
+for (const [fault, action] of [
+  ['a stage returns keys such as `__proto__`', 'odd keys'],
+  ['a stage returns 500 nested objects', 'deep'],
 ] as const) {
-  jobScenario(`a job with an unusual result (${action}) ends as DONE, and GET returns the result unchanged`, {
+  jobScenario(fault, 'nothing', {
     plan: stageActs('first', action),
     result: {},
-    deliveries: 1,
-    row: [fault, 'nothing'],
     check: async (_job, { jobId }) => {
       expect((await getJob(world.baseUrl, jobId)).text).toContain(`"result":{"first":${RESULTS[action]},`);
     },
@@ -401,51 +349,43 @@ for (const [action, fault] of [
 /** How long start and claim may take before a timeout is no longer the stages' fault. */
 const ROOM_MS = MAX_OVERHEAD_MS - RESERVE_MS;
 
-jobScenario('a stage that takes too long after a claim that was a little slow had its full time, and ends its job', {
+jobScenario('a claim is a little slow, and a stage then takes too long', 'a log line', {
+  ...endsJob('second', 'work 60000'),
   plan: {
     ...stageActs('second', 'work 60000'),
     fault: ({ operation, number }) => (operation === 'claim' && number === 1 ? sleep(ROOM_MS / 3) : undefined),
   },
-  error: "Stage 'second' took too long",
-  runs: [1, 1, 0],
-  deliveries: 1,
-  row: ['a claim is a little slow, and a stage then takes too long', 'a log line'],
 });
 
-jobScenario('a stage that times out after a slow claim did not have its full time, and gets another attempt', {
-  plan: {
-    ...stageActs('first', 'work 60000', 1),
-    fault: ({ operation, number, tryNumber }) => {
-      if (operation !== 'claim' || number > 1) return undefined;
-      // The SDK gives up on the first try after 2 s.
-      return tryNumber === 1 ? 'hang' : sleep(Math.max(0, ROOM_MS - 1500));
-    },
+/** The claim in this attempt is so slow that the stages have less than their full time. */
+const claimIsSlow = (attempt: number): Plan => ({
+  fault: ({ operation, number, tryNumber }) => {
+    if (operation !== 'claim' || number !== attempt) return undefined;
+    // The SDK gives up on the first try after 2 s.
+    return tryNumber === 1 ? 'hang' : sleep(Math.max(0, ROOM_MS - 1500));
   },
+});
+
+jobScenario('a claim is slow, and a stage then takes too long', 'a worker error', {
+  plan: { ...stageActs('first', 'work 60000', 1), ...claimIsSlow(1) },
   runs: [2, 1, 1],
   deliveries: 2,
   cutShort: 1,
-  row: ['a claim is slow, and a stage then takes too long', 'a worker error'],
 });
 
-jobScenario('a third attempt that times out after a slow claim ends its job as ERROR, because there is no other one', {
+jobScenario('two attempts crash; in the third a claim is slow, and a stage takes too long', '2 worker errors', {
   plan: {
     stage: (stage, count) => (stage === 'first' ? (count < MAX_ATTEMPTS ? 'die' : 'work 60000') : undefined),
-    fault: ({ operation, number, tryNumber }) => {
-      if (operation !== 'claim' || number < MAX_ATTEMPTS) return undefined;
-      return tryNumber === 1 ? 'hang' : sleep(Math.max(0, ROOM_MS - 1500));
-    },
+    ...claimIsSlow(MAX_ATTEMPTS),
   },
   error: "Stage 'first' took too long",
   runs: [3, 0, 0],
   deliveries: 3,
-  row: ['two crashes; in the third attempt a claim is slow, and a stage takes too long', '2 worker errors'],
 });
 
-jobScenario('a job whose start is so slow that the SDK sends its event twice runs once', {
-  plan: {
-    fault: ({ operation, tryNumber }) => (operation === 'Invoke' && tryNumber === 1 ? 'delay' : undefined),
-  },
-  row: ['the Invoke is slow, and the SDK sends it twice', 'a refused claim in the log'],
+jobScenario('the Invoke is slow, and the SDK sends it twice', 'a refused claim in the log', {
+  plan: { fault: ({ operation, tryNumber }) => (operation === 'Invoke' && tryNumber === 1 ? 'delay' : undefined) },
+  deliveries: 'any',
   check: async (job) => {
     expect(await eventually(() => world.deliveriesOf(job) >= 2)).toBe(true);
   },
@@ -463,10 +403,10 @@ scenario('an event that is delivered twice at once, and again after the final wr
   await sleep((RETRY_DELAY_SECONDS + 3) * 1000);
 
   expect(wasDelivered).toBe(true);
-  expect(await world.hasFailedEvent(ending.jobId)).toBe(false);
   if (!(await checkCourse(name, ending))) return undefined;
+  expect(await world.hasFailedEvent(ending.jobId)).toBe(false);
   const fault = 'an event is delivered twice concurrently, and again after DONE';
-  return rowOf(name, [fault, 'refused claims in the log'], ending);
+  return rowOf(name, fault, 'refused claims in the log', ending);
 });
 
 scenario('a job whose event Lambda gave up on is DONE after an operator sends the event again', async () => {
@@ -486,23 +426,21 @@ scenario('a job whose event Lambda gave up on is DONE after an operator sends th
   expect(before.json).toMatchObject({ status: 'PENDING' });
   if (!(await checkCourse(name, ending))) return undefined;
   const fault = 'DynamoDB refuses every claim; the event is sent again later';
-  return rowOf(name, [fault, '3 worker errors, a failed event'], ending);
+  return rowOf(name, fault, '3 worker errors, a failed event', ending);
 });
 
 // ---------------------------------------------------------------------------------- calls that fail
 
-jobScenario('a job ends as DONE although the response to the first try of every call is lost', {
+jobScenario('the response to each first try is lost', 'nothing', {
   plan: {
     fault: ({ caller, operation, tryNumber }) =>
       caller === 'getJob' || operation === 'Invoke' || tryNumber > 1 ? undefined : 'lose',
   },
-  deliveries: 1,
-  row: ['the response to each first try is lost', 'nothing'],
 });
 
 const startedAgain = Promise.withResolvers<undefined>();
 
-jobScenario('a final write that reaches DynamoDB after the next attempt has started is refused', {
+jobScenario('the final write arrives during the next attempt', 'a worker error', {
   plan: {
     stage: (stage, count) => {
       if (stage !== 'first' || count !== 2) return undefined;
@@ -513,8 +451,8 @@ jobScenario('a final write that reaches DynamoDB after the next attempt has star
   },
   runs: [2, 2, 2],
   deliveries: 2,
-  row: ['the final write arrives during the next attempt', 'a worker error'],
   check: async (job) => {
+    // It is refused.
     const late = world.callsOf(job).filter(({ operation, number }) => operation === 'final write' && number === 1);
     expect(late.map(({ status }) => status)).toEqual([400, 400]);
   },
@@ -525,20 +463,20 @@ for (const fault of ['refuse', 'hang', 'lose', 'lose silently'] as const) {
   const slug = fault.replace(' ', '-');
   const isCarriedOut = fault.startsWith('lose');
 
-  jobScenario(`a job whose claim fails ('${fault}') runs in the next delivery`, {
+  jobScenario(`the claim: ${fault}`, 'a worker error', {
+    what: `the claim fails ('${fault}')`,
     plan: callFails('claim', fault),
     deliveries: 2,
-    row: [`the claim: ${fault}`, 'a worker error'],
     check: async (job) => {
       expect(await world.recordsOf(job)).toMatchObject([{ attempt: isCarriedOut ? 2 : 1 }]);
     },
   });
 
-  jobScenario(`a job whose final write fails ('${fault}') still ends as DONE`, {
+  jobScenario(`the final write: ${fault}`, 'a worker error', {
+    what: `the final write fails ('${fault}')`,
     plan: callFails('final write', fault),
     runs: isCarriedOut ? [1, 1, 1] : [2, 2, 2],
     deliveries: 2,
-    row: [`the final write: ${fault}`, 'a worker error'],
   });
 
   scenario(`a GET whose read fails ('${fault}') returns 500, and the next GET returns the job`, async () => {
@@ -556,8 +494,7 @@ for (const fault of ['refuse', 'hang', 'lose', 'lose silently'] as const) {
 
     expect(response).toMatchObject({ status: 500, json: { error: 'Internal server error' } });
     expect(next.json).toEqual(ending.body);
-    const client = '500; the next GET returns the job';
-    return { fault: `the read of a GET: ${fault}`, client, operator: 'an error in the log', seconds };
+    return [`the read of a GET: ${fault}`, '500; the next GET returns the job', 'an error in the log', seconds];
   });
 
   for (const [operation, what, status, headers] of [
@@ -577,7 +514,7 @@ for (const fault of ['refuse', 'hang', 'lose', 'lose silently'] as const) {
 
         if (response.status === 202 && (orAccepted !== '' || slowness.length > 0)) {
           const ending = await follow(name, stringField(response, 'jobId'));
-          return (await checkCourse(name, ending)) ? rowOf(name, [row, 'nothing'], ending) : undefined;
+          return (await checkCourse(name, ending)) ? rowOf(name, row, 'nothing', ending) : undefined;
         }
         expect(response.status).toBeGreaterThanOrEqual(500);
         if (slowness.length > 0) {
@@ -589,8 +526,7 @@ for (const fault of ['refuse', 'hang', 'lose', 'lose silently'] as const) {
         if (orAccepted !== '') expect(await eventually(() => world.deliveriesOf(name) > 0)).toBe(true);
         expect(await world.recordsOf(name)).toEqual([]);
         expect(runsOf(name)).toEqual([0, 0, 0]);
-        const client = `${status}, and no job is left`;
-        return { fault: row, client, operator: 'an error in the log', seconds: response.seconds };
+        return [row, `${status}, and no job is left`, 'an error in the log', response.seconds];
       },
     );
   }
@@ -611,13 +547,12 @@ async function excuseFor(name: string): Promise<string | undefined> {
 // ----------------------------------------------------------------------------------- random faults
 
 /** A pseudo-random number from 0 to 1 that depends only on the seed and the words. */
-function chance(...words: readonly (string | number)[]): number {
-  let hash = SEED ^ 0x9e3779b9;
-  for (const character of words.join(' ')) hash = Math.imul(hash ^ character.charCodeAt(0), 0x01000193);
-  hash = Math.imul(hash ^ (hash >>> 15), 0x85ebca6b);
-  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-  return ((hash ^ (hash >>> 16)) >>> 0) / 2 ** 32;
-}
+const chance = (...words: readonly (string | number)[]) =>
+  createHash('sha256')
+    .update([SEED, ...words].join(' '))
+    .digest()
+    .readUInt32LE() /
+  2 ** 32;
 
 const pick = <T>(choices: readonly T[], at: number): T | undefined => choices[Math.floor(at * choices.length)];
 
@@ -636,17 +571,13 @@ const stormPlan = (name: string): Plan => ({
 scenario(
   `of ${STORM_JOBS} jobs with random faults, each accepted one ends, and a failed POST leaves none`,
   async () => {
-    const endings: Ending[] = [];
-    const failed: string[] = [];
     /** Half of the clients use a key and repeat a failed POST. The others have no key and give up. */
     const hasKey = (name: string) => chance(name, 'key') < 0.5;
+    const failed: string[] = [];
     const submitAndFollow = async (name: string) => {
       for (let tries = 0; tries < (hasKey(name) ? 6 : 1); tries += 1) {
         const response = await world.post(name, stormPlan(name), hasKey(name) ? `key-${SEED}-${name}` : undefined);
-        if (response.status === 202) {
-          endings.push(await follow(name, stringField(response, 'jobId')));
-          return;
-        }
+        if (response.status === 202) return void (await follow(name, stringField(response, 'jobId')));
         expect(response.status).toBeGreaterThanOrEqual(500);
       }
       failed.push(name);
@@ -660,19 +591,10 @@ scenario(
       const hasRun = world.recorder.runsOf(name).length > 0;
       if (hasRun || (await world.recordsOf(name)).length > 0) left.push(`${name}: ${await excuseFor(name)}`);
     }
-    const broken = names.flatMap(world.callsOf).filter(({ fault }) => fault !== undefined);
-    const byEnd = Map.groupBy(endings, (ending) => errorOf(ending) ?? ending.status);
-    console.info(
-      [
-        `storm: ${endings.length} accepted and ended, ${failed.length} failed, ${broken.length} calls broken`,
-        ...[...byEnd].map(([end, endings]) => `  ${endings.length} x ${end}`),
-        `  slowest ${Math.max(...endings.map(({ seconds }) => seconds)).toFixed(0)} s`,
-        ...left.map((line) => `  left a job: ${line}`),
-      ].join('\n'),
-    );
+    console.info([`storm: ${failed.length} of ${STORM_JOBS} jobs were not accepted`, ...left].join('\n'));
     expect(results.filter(({ status }) => status === 'rejected')).toEqual([]);
     expect(left.filter((line) => line.endsWith('undefined'))).toEqual([]);
-    expect(endings.length).toBeGreaterThan(STORM_JOBS / 2);
+    expect(failed.length).toBeLessThan(STORM_JOBS / 2);
     return undefined;
   },
 );

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { listen } from '../support/listen.ts';
 import type { RESULTS } from './faultyStages.ts';
@@ -27,30 +26,20 @@ export type StageAction =
 
 /** One run of one stage. */
 interface StageRun {
-  readonly jobName: string;
-  readonly stage: string;
+  stage: string;
   /** Unix milliseconds. */
-  readonly startedAt: number;
+  startedAt: number;
   /** Undefined while the stage is running. */
-  readonly endedAt: number | undefined;
+  endedAt: number | undefined;
 }
 
-/** Tells the test stages what to do, and records when they run. */
-export interface StageRecorder {
-  /** The text of the job with this name. */
-  textOf(jobName: string): string;
-  /** The runs of a job's stages, in the order in which they started. */
-  runsOf(jobName: string): readonly StageRun[];
-  /** Each case of a stage that started while another stage of the same job was running. */
-  readonly overlaps: readonly string[];
-  close(): Promise<void>;
-}
-
-/** @param actionOf returns what a stage does; `count` is 1 for the job's first run of that stage */
-export async function startStageRecorder(
-  actionOf: (jobName: string, stage: string, count: number) => StageAction,
-): Promise<StageRecorder> {
-  const runs = new Map<string, { -readonly [field in keyof StageRun]: StageRun[field] }[]>();
+/**
+ * Starts a server that tells the test stages what to do, and records when they run.
+ *
+ * @param actionOf returns what a stage does; `count` is 1 for the job's first run of that stage
+ */
+export async function startStageRecorder(actionOf: (jobName: string, stage: string, count: number) => StageAction) {
+  const runs = new Map<string, StageRun[]>();
   const overlaps: string[] = [];
 
   const server = createServer((incoming, outgoing) => {
@@ -59,7 +48,7 @@ export async function startStageRecorder(
     for (const other of before.filter(({ endedAt }) => endedAt === undefined)) {
       overlaps.push(`${jobName}: ${stage} started while ${other.stage}, started at ${other.startedAt}, was running`);
     }
-    const run: (typeof before)[number] = { jobName, stage, startedAt: Date.now(), endedAt: undefined };
+    const run: StageRun = { stage, startedAt: Date.now(), endedAt: undefined };
     runs.set(jobName, [...before, run]);
     const end = () => {
       run.endedAt ??= Date.now();
@@ -75,13 +64,15 @@ export async function startStageRecorder(
   const port = await listen(server);
 
   return {
-    textOf: (jobName) => `http://127.0.0.1:${port}/${jobName}`,
-    runsOf: (jobName) => runs.get(jobName) ?? [],
+    /** The text of the job with this name. */
+    textOf: (jobName: string) => `http://127.0.0.1:${port}/${jobName}`,
+    /** The runs of a job's stages, in the order in which they started. */
+    runsOf: (jobName: string): readonly StageRun[] => runs.get(jobName) ?? [],
+    /** Each case of a stage that started while another stage of the same job was running. */
     overlaps,
-    close: async () => {
+    close: () => {
       server.closeAllConnections();
       server.close();
-      await once(server, 'close');
     },
   };
 }
