@@ -9,7 +9,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
+import { CloudFormationClient } from '@aws-sdk/client-cloudformation';
+import { findStack } from '../aws/stack.ts';
 
 export interface Emulator {
   /** `http://127.0.0.1:<port>`, the endpoint of every AWS service. */
@@ -144,16 +145,12 @@ export async function deploy(
     ...['--stack-name', stackName, '--s3-prefix', stackName],
     ...(overrides.length === 0 ? [] : ['--parameter-overrides', ...overrides]),
   ]);
-  const outputs = await outputsOf(aws, stackName);
+  const client = new CloudFormationClient(clientOptions(aws));
+  const { Outputs = [] } = (await findStack(client, stackName)) ?? {};
+  client.destroy();
+  const outputs = Object.fromEntries(Outputs.map(({ OutputKey, OutputValue = '' }) => [OutputKey, OutputValue]));
   const [apiId] = new URL(outputs['ApiBaseUrl'] ?? '').hostname.split('.');
   return { stackName, outputs, baseUrl: `http://${apiId}.execute-api.localhost:${aws.port}/Prod` };
-}
-
-async function outputsOf(aws: Emulator, stackName: string): Promise<Record<string, string>> {
-  const client = new CloudFormationClient(clientOptions(aws));
-  const { Stacks: [stack] = [] } = await client.send(new DescribeStacksCommand({ StackName: stackName }));
-  client.destroy();
-  return Object.fromEntries((stack?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue ?? '']));
 }
 
 /** Options of AWS SDK clients for the AWS emulator. */

@@ -1,5 +1,5 @@
 /** Runs scripts/local.sh, while a stage is being edited, in a copy of the checkout. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -10,24 +10,20 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
-  rmSync,
   symlinkSync,
-  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import workerEvent from '../../events/worker.json' with { type: 'json' };
-import { copyProject } from '../../scripts/local/copyProject.ts';
 import { listen } from '../support/listen.ts';
+import { checkOut } from './checkout.ts';
+import { command } from './command.ts';
 import { pollUntilEnded, request, requestOnce, sleep, stringField, submit } from './deployment.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
-const folder = mkdtempSync(join(tmpdir(), 'local '));
-const checkout = join(folder, 'check out');
+const { folder, path: checkout, edit, script, remove } = checkOut('local');
 const temporary = join(folder, 'tmp');
 
 /** Longer than a lease: the worker's timeout below and 5 s of clock skew. */
@@ -36,12 +32,9 @@ const WORKER_TIMEOUT_SECONDS = 13;
 const PAGE_PORT = '4850';
 
 beforeAll(() => {
-  copyProject(checkout);
   mkdirSync(join(checkout, '.tools'));
   mkdirSync(temporary);
   for (const name of ['.tools/ministack', '.tools/sam']) symlinkSync(join(root, name), join(checkout, name));
-  // The packages are already installed.
-  utimesSync(join(checkout, 'package-lock.json'), 0, 0);
   edit('template.yaml', /(WorkerTimeoutSeconds:\n(?: +.*\n)*? +Default: )30\n/, `$1${WORKER_TIMEOUT_SECONDS}\n`);
 });
 
@@ -50,15 +43,8 @@ const started: ChildProcess[] = [];
 afterAll(() => {
   // If tests have failed. The AWS emulator ends with its parent.
   for (const child of started) child.kill('SIGKILL');
-  rmSync(folder, { recursive: true, force: true });
+  remove();
 });
-
-function edit(file: string, pattern: RegExp, replacement: string): void {
-  const before = readFileSync(join(checkout, file), 'utf8');
-  const after = before.replace(pattern, replacement);
-  if (after === before) throw new Error(`${file} has no ${pattern}`);
-  writeFileSync(join(checkout, file), after);
-}
 
 /** Makes a stage that runs this code the only one, after module code. Replaces the file, as many editors do. */
 function editStage(code: string, moduleCode = ''): void {
@@ -70,16 +56,6 @@ function editStage(code: string, moduleCode = ''): void {
   if (!edited.includes(stage)) throw new Error('src/stages/index.ts has no list of stages');
   writeFileSync(join(folder, 'stages.ts'), `${edited}${moduleCode}\n`);
   renameSync(join(folder, 'stages.ts'), join(checkout, 'src', 'stages', 'index.ts'));
-}
-
-/** Runs a script of the copy. Returns its exit code, and what it printed. */
-function script(name: string, args: readonly string[] = [], env: Record<string, string> = {}) {
-  return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
-    const options = { env: { ...process.env, ...env } };
-    execFile('bash', [join(checkout, 'scripts', name), ...args], options, (error, stdout, stderr) => {
-      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
-    });
-  });
 }
 
 interface Local {
@@ -125,18 +101,15 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Waits until no process of the copy and no temporary file is left. Returns those left after some seconds. */
+/** Waits until no process of the copy and no temporary file is left. Returns those left at the limit. */
 async function remains(): Promise<string[]> {
   for (let tries = 0; ; tries += 1) {
-    const left = [...(await processes()), ...readdirSync(temporary)];
-    if (left.length === 0 || tries === 50) return left;
+    const { stdout } = await command('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
+    const processes = stdout.split('\n').filter((line) => line.includes(folder));
+    const left = [...processes, ...readdirSync(temporary)];
+    if (left.length === 0 || tries === 600) return left;
     await sleep(100);
   }
-}
-
-async function processes(): Promise<string[]> {
-  const { stdout } = await promisify(execFile)('ps', ['-axww', '-o', 'pid=', '-o', 'command=']);
-  return stdout.split('\n').filter((line) => line.includes(folder));
 }
 
 const FORGOTTEN =
@@ -147,32 +120,24 @@ const TYPE_ERROR = /\nType errors \(tsc -p src\):\n(?:.+\n)*src\/stages\/index\.
 /** Windows has neither ps nor signals. */
 const describeOnPosix = process.platform === 'win32' ? describe.skip : describe;
 
-describeOnPosix('help', () => {
-  test.each(['local.sh', 'test.sh', 'poll.sh'])('%s --help says in a few lines what it does', async (name) => {
-    const long = await script(name, ['--help']);
-
-    expect(long).toMatchObject({ code: 0, stderr: '' });
-    expect(long.stdout).toMatch(new RegExp(`^Usage: bash scripts/${name}.*\n(?:.+\n){1,5}$`));
-    expect(await script(name, ['-h'])).toEqual(long);
-  });
-
+describeOnPosix('before anything is started', () => {
   test.each([
-    ['local.sh', ['--bogus'], "Error: unknown argument '--bogus'; see --help\n"],
-    ['local.sh', ['--text'], 'Error: --text needs a value; see --help\n'],
-  ])('%s refuses %j', async (name, args, stderr) => {
-    expect(await script(name, args)).toEqual({ code: 1, stdout: '', stderr });
+    [['--bogus'], "Error: unknown argument '--bogus'; see --help\n"],
+    [['--text'], 'Error: --text needs a value; see --help\n'],
+  ])('local.sh refuses %j', async (args, stderr) => {
+    const outcome = await script('local.sh', args);
+
+    expect(outcome).toEqual({ code: 1, stdout: '', stderr });
   });
 
   test.each(['test', 'load'])('npm run %s without the npm packages says what to do', async (name) => {
     const empty = mkdtempSync(join(folder, 'empty-'));
     for (const file of ['package.json', 'scripts/requirePackages.js']) cpSync(join(root, file), join(empty, file));
 
-    const run = promisify(execFile)('npm', ['run', name], { cwd: empty });
+    const { code, stderr } = await command('npm', ['run', name], { cwd: empty });
 
-    await expect(run).rejects.toMatchObject({
-      code: 1,
-      stderr: expect.stringContaining('The npm packages are not installed. Run this first: npm ci\n'),
-    });
+    expect(code).toBe(1);
+    expect(stderr).toContain('The npm packages are not installed. Run this first: npm ci\n');
   });
 });
 
@@ -181,19 +146,7 @@ describeOnPosix('local.sh', () => {
   let baseUrl: string;
   let firstJob: string;
 
-  beforeAll(() => editStage("const words: number = 'none'; throw new Error(String(words));"));
-
-  test('--once ends with an exit code if the job ends as ERROR', async () => {
-    const once = await startLocal('--once');
-
-    await once.read(/"status": "ERROR"/);
-    await once.read(/\nError: The job ended as ERROR\n/);
-
-    expect(once.process.exitCode ?? (await exitOf(once))).toBe(1);
-    expect(await remains()).toEqual([]);
-  });
-
-  test('--once names the function that cannot start, and submits no job', async () => {
+  test('local.sh --once names the function that cannot start, and submits no job', async () => {
     editStage('return {};', FORGOTTEN);
     const once = await startLocal('--once');
 
@@ -205,7 +158,7 @@ describeOnPosix('local.sh', () => {
     expect(await remains()).toEqual([]);
   });
 
-  test('shows type errors, and serves the API even if the first job ends as ERROR', async () => {
+  test('local.sh shows type errors, and serves the API even if the first job ends as ERROR', async () => {
     editStage("const words: number = 'none'; throw new Error(String(words));");
     local = await startLocal('--text', "it's my text");
 
@@ -226,18 +179,17 @@ describeOnPosix('local.sh', () => {
     return end.json;
   }
 
-  test('deploys a changed stage, shows type errors, and keeps the URL and the jobs', async () => {
-    editStage("const words: number = 'first'; return { words };");
+  test('local.sh deploys a changed stage, and keeps the URL and the jobs', async () => {
+    editStage("return { words: 'first' };");
 
     const output = await local.read(/Deployed after .*\n/);
 
     expect(output).toContain('\nsrc/stages/index.ts has changed\n');
-    expect(output).toMatch(TYPE_ERROR);
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
     expect((await request(firstJob)).json).toMatchObject({ status: 'ERROR', text: "it's my text" });
   });
 
-  test('shows why a build fails, and still serves the previous version', async () => {
+  test('local.sh shows why a build fails, and still serves the previous version', async () => {
     editStage('return {');
 
     const output = await local.read(/Not deployed: .*\n/);
@@ -246,7 +198,7 @@ describeOnPosix('local.sh', () => {
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'first' } } });
   });
 
-  test('names the function that cannot start after a change, and leaves no job behind', async () => {
+  test('local.sh names the function that cannot start after a change, and leaves no job behind', async () => {
     editStage('return {};', FORGOTTEN);
 
     const output = await local.read(/\nError: .*\n/);
@@ -256,7 +208,7 @@ describeOnPosix('local.sh', () => {
     expect(await request(`${baseUrl}/jobs/${workerEvent.jobId}`)).toMatchObject({ status: 404 });
   });
 
-  test('deploys again if a file changes during a deployment', async () => {
+  test('local.sh deploys again if a file changes during a deployment', async () => {
     editStage("return { words: 'second' };");
     await local.read(/Deploying/);
     editStage("await new Promise((done) => setTimeout(done, 4000)); return { words: 'third' };");
@@ -267,7 +219,7 @@ describeOnPosix('local.sh', () => {
     expect(await firstResult()).toMatchObject({ status: 'DONE', result: { first: { words: 'third' } } });
   });
 
-  test('POST /kill kills every attempt of a job, the job ends as ERROR, and redrive.sh lists its event', async () => {
+  test('POST /kill of local.sh kills every attempt of a job, the job ends as ERROR, and redrive.sh lists its event', async () => {
     const jobId = stringField(await submit(baseUrl, 'a text'), 'jobId');
     const killing = setInterval(() => {
       void request(`${new URL(baseUrl).origin}/kill?jobId=${jobId}`, { method: 'POST' });
@@ -276,19 +228,19 @@ describeOnPosix('local.sh', () => {
     const { end } = await pollUntilEnded(baseUrl, jobId, 120_000).finally(() => clearInterval(killing));
 
     expect(end.json).toMatchObject({ errorMessage: 'Processing failed: all 3 attempts ended without a result' });
-    const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
-    const { stdout: logs } = await script('logs.sh', [jobId], { AWS_ENDPOINT_URL });
+    const env = { ...process.env, AWS_ENDPOINT_URL: `http://127.0.0.1:${local.port}` };
+    const { stdout: logs } = await script('logs.sh', [jobId], { env });
     expect(logs.match(/Attempt started .* attempt=\d| NOTE .*/g)).toEqual(
       [1, 2, 3].flatMap((attempt) => [
         expect.stringMatching(`^Attempt started .* attempt=${attempt}$`),
         expect.stringMatching(`^ NOTE +Attempt ${attempt} crashed$`),
       ]),
     );
-    const listed = await script('redrive.sh', [], { AWS_ENDPOINT_URL });
+    const listed = await script('redrive.sh', [], { env });
     expect(listed.stdout).toMatch(new RegExp(`^${jobId} .* invoked 3 times .* job already ended \\(ERROR\\)$`, 'm'));
   });
 
-  test('keeps the URL, at which no GET fails, while a new route makes the emulator create another API', async () => {
+  test('local.sh keeps the URL, at which no GET fails, while a new route makes the emulator create another API', async () => {
     const apiId = async () => {
       const response = await request(`http://127.0.0.1:${local.port}/restapis`);
       return /"id": "(\w+)"/.exec(response.text)?.[1];
@@ -309,19 +261,20 @@ describeOnPosix('local.sh', () => {
     expect((await request(firstJob.replace('/jobs/', '/again/'))).json).toMatchObject({ status: 'ERROR' });
   });
 
-  test("the operator's scripts work on it without a .env", async () => {
-    const AWS_ENDPOINT_URL = `http://127.0.0.1:${local.port}`;
+  test("the operator's scripts work on the emulator of local.sh without a .env", async () => {
+    const listWith = (AWS_ENDPOINT_URL: string) =>
+      script('redrive.sh', [], { env: { ...process.env, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION: 'eu-west-1' } });
 
-    const local_ = await script('redrive.sh', [], { AWS_ENDPOINT_URL, AWS_DEFAULT_REGION: 'eu-west-1' });
-    const elsewhere = await script('redrive.sh', [], { AWS_ENDPOINT_URL: 'http://127.0.0.1.example.com' });
+    const here = await listWith(`http://127.0.0.1:${local.port}`);
+    const elsewhere = await listWith('http://127.0.0.1.example.com');
 
-    expect(local_).toMatchObject({ code: 0, stderr: '' });
+    expect(here).toMatchObject({ code: 0, stderr: '' });
     // The worker that could not start was not invoked as an event, which would have been retried and have failed by now.
-    expect(local_.stdout).not.toContain(workerEvent.jobId);
+    expect(here.stdout).not.toContain(workerEvent.jobId);
     expect(elsewhere.stderr).toContain(".env'");
   });
 
-  test('SIGTERM during a deployment leaves nothing running, and no files', async () => {
+  test('SIGTERM during a deployment of local.sh leaves nothing running, and no files', async () => {
     editStage("return { words: 'fourth' };");
     await local.read(/Building/);
 
@@ -331,7 +284,7 @@ describeOnPosix('local.sh', () => {
     expect(await remains()).toEqual([]);
   });
 
-  test('kill -9 during a deployment leaves nothing running, and no files', async () => {
+  test('kill -9 during a deployment of local.sh leaves nothing running, and no files', async () => {
     const killed = await startLocal('--text', '');
     expect(await killed.read(/Ctrl-C stops everything/)).toMatch(/\nWarning: http\S+\/jobs returned 400: /);
     editStage("return { words: 'fifth' };");
