@@ -233,7 +233,7 @@ describeOnPosix('local.sh', () => {
     expect(logs.match(/Attempt started .* attempt=\d| NOTE .*/g)).toEqual(
       [1, 2, 3].flatMap((attempt) => [
         expect.stringMatching(`^Attempt started .* attempt=${attempt}$`),
-        expect.stringMatching(`^ NOTE +Attempt ${attempt} crashed$`),
+        expect.stringMatching(`^ NOTE +Attempt ${attempt} (?:crashed|timed out)$`),
       ]),
     );
     const listed = await script('redrive.sh', [], { env });
@@ -252,12 +252,17 @@ describeOnPosix('local.sh', () => {
     const deployed = local.read(/Deployed after .*\n/).finally(() => {
       isDeployed = true;
     });
-    const statuses = new Set<number>();
-    while (!isDeployed) statuses.add((await requestOnce(firstJob)).status);
+    const failures = new Set<string>();
+    while (!isDeployed) {
+      const { status, text } = await requestOnce(firstJob);
+      if (status !== 200) failures.add(`${status} ${text}`);
+    }
+    // On a slow machine, DynamoDB may be too slow for a GET.
+    failures.delete('500 {"error":"Internal server error"}');
 
     expect(await deployed).toContain('template.yaml has changed');
     expect(await apiId()).not.toBe(before);
-    expect(statuses).toEqual(new Set([200]));
+    expect([...failures]).toEqual([]);
     expect((await request(firstJob.replace('/jobs/', '/again/'))).json).toMatchObject({ status: 'ERROR' });
   });
 
