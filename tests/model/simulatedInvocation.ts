@@ -52,10 +52,6 @@ export class Invocation implements Caller {
   /** When the timer of its stages is due, in milliseconds of true time. */
   timerDueAt = Number.POSITIVE_INFINITY;
   onTimer: () => void = () => undefined;
-  /** When its first stage started, in milliseconds of true time. */
-  stagesStartedAt: number | undefined;
-  /** How long its stages had run when the timer fired. */
-  stagesHadMs = 0;
   /** How far this machine's clock is ahead, in milliseconds. */
   skew: number;
   jobId: string | undefined;

@@ -178,14 +178,13 @@ export class SimulatedWorld implements Knowledge {
     this.#log(invocation, `${this.#history.job(jobId).name}, ${how}`);
     const stage = (name: string): Stage => ({
       name,
-      run: async (text, { results, signal }) => {
-        invocation.stagesStartedAt ??= this.now;
+      run: async (_text, { signal }) => {
         this.#log(invocation, 'a stage starts');
-        this.#history.see({ what: 'stage start', job: this.#history.job(jobId), invocation, text });
+        this.#history.see({ what: 'stage start', job: this.#history.job(jobId), invocation });
         invocation.unsettledStages += 1;
         try {
           await invocation.doWork(ignoresSignal ? undefined : signal);
-          return { by: invocation.name, after: Object.keys(results) };
+          return { by: invocation.name };
         } finally {
           invocation.unsettledStages -= 1;
         }
@@ -195,7 +194,7 @@ export class SimulatedWorld implements Knowledge {
     const finalWrite = repository.end.bind(repository);
     repository.end = async (id, lease, end, now) => {
       const isStored = await finalWrite(id, lease, end, now);
-      if (isStored) this.#history.see({ what: 'final write', job: this.#history.job(id), invocation, end });
+      if (isStored) this.#history.see({ what: 'final write', job: this.#history.job(id), end });
       return isStored;
     };
     const handle = buildWorker({
@@ -312,7 +311,6 @@ export class SimulatedWorld implements Knowledge {
     await this.advance(milliseconds, fate);
     if (invocation.isDead) return;
     invocation.timerDueAt = timerDueAt;
-    invocation.stagesHadMs = this.now - (invocation.stagesStartedAt ?? this.now);
     if (timerDueAt <= this.now) count('stage blocked past its time');
     await this.endStage(invocation, false);
   }
@@ -435,8 +433,6 @@ export class SimulatedWorld implements Knowledge {
         .catch((error: unknown) => () => {
           const message = error instanceof Error ? error.message : String(error);
           this.#log(invocation, `fails: ${message}`);
-          const { jobId } = invocation;
-          if (jobId !== undefined) this.#history.see({ what: 'failure', job: this.#history.job(jobId), message });
           count(`${invocation.kind} failed`);
           invocation.onFailure();
         })
@@ -499,7 +495,6 @@ export class SimulatedWorld implements Knowledge {
 
   async #fireTimer(invocation: Invocation): Promise<void> {
     invocation.timerDueAt = Number.POSITIVE_INFINITY;
-    invocation.stagesHadMs = this.now - (invocation.stagesStartedAt ?? this.now);
     this.#log(invocation, invocation.isStopping ? 'a stage has not stopped' : "the stages' time is up");
     await this.#step(invocation, () => invocation.onTimer());
   }

@@ -5,7 +5,6 @@ import {
   type Job,
   type Lease,
   lapseOf,
-  MAX_ATTEMPTS,
   MAX_TEXT_BYTES,
   newJob,
   type Outcome,
@@ -68,21 +67,19 @@ async function given(changes: Record<string, unknown> = {}): Promise<Record<stri
 }
 const givenClaimed = (changes: object = {}) => given({ ...CLAIMED, ...changes });
 
-/** A job of each status on both sides of each limit at the time NOW. */
+/** A job of each status, on both sides of each limit at the time NOW. */
 const jobsAtEveryLimit = (): Job[] =>
-  [NOW, NOW + 1].flatMap((expiresAt) =>
-    [NOW, NOW + 1].flatMap((deadline) =>
-      [MAX_ATTEMPTS - 1, MAX_ATTEMPTS].flatMap((attempt) =>
-        [
-          { status: 'PENDING' },
-          { status: 'IN_PROGRESS', leaseToken: OTHERS.token, leaseExpiresAt: NOW },
-          { status: 'IN_PROGRESS', leaseToken: OTHERS.token, leaseExpiresAt: NOW + 1 },
-          DONE,
-          FAILED,
-        ].map((state) => parseJob({ ...job, createdAt: NOW - 9, expiresAt, deadline, attempt, ...state })),
-      ),
-    ),
-  );
+  [
+    { status: 'PENDING' },
+    { status: 'IN_PROGRESS', leaseToken: OTHERS.token, leaseExpiresAt: NOW },
+    { status: 'IN_PROGRESS', leaseToken: OTHERS.token, leaseExpiresAt: NOW + 1 },
+    DONE,
+    FAILED,
+  ].flatMap((state) => {
+    const record = { ...job, createdAt: NOW - 9, expiresAt: NOW + 1, deadline: NOW + 1, attempt: 2, ...state };
+    const limits = [{}, { deadline: NOW }, { attempt: 3 }, { deadline: NOW, attempt: 3 }, { expiresAt: NOW }];
+    return limits.map((limit) => parseJob({ ...record, ...limit }));
+  });
 
 /** Checks what `act` returns for each of these jobs. */
 async function expectForEveryJob(act: (record: Job) => Promise<unknown>, expected: (record: Job) => unknown) {
