@@ -58,56 +58,38 @@ test.each([
   expect(texts).toEqual([text, text]);
 });
 
-test.each([
-  ['no body', null],
-  ['an empty body', ''],
-  ['an empty text', '{"text": ""}'],
-  ['a blank text', '{"text": " \\n\\t\\u00a0\\u3000"}'],
-  ['a text in the prototype', '{"__proto__": {"text": "a"}}'],
-])('a POST with %s is rejected, because a text is required', (_what, body) => {
-  expect(httpErrorOfBody(body)).toEqual(NO_TEXT);
-});
-
-test.each(['null', '5', '[{"text": "a"}]'])('the text of a POST must be in a JSON object, not in %s', (body) => {
-  expect(httpErrorOfBody(body)).toEqual(NOT_AN_OBJECT);
-});
-
-test.each(['null', '5', '["a"]'])('the text of a POST must be a string, not %s', (text) => {
-  expect(httpErrorOfBody(`{"text": ${text}}`)).toEqual(NOT_A_STRING);
+test('a POST without a body is rejected, because a text is required', () => {
+  expect(httpErrorOfBody(null)).toEqual(NO_TEXT);
 });
 
 test.each([
-  ['half an object', '{"text": "a"'],
-  ['form data', 'text=a'],
-  ['two byte order marks', '\ufeff\ufeff{"text": "a"}'],
-  ['a million open brackets', '['.repeat(1_000_000)],
-])('a POST is rejected as invalid JSON if its body has %s', (_what, body) => {
-  expect(httpErrorOfBody(body)).toEqual(INVALID_JSON);
-  expect(httpErrorOfBody(Buffer.from(body).toString('base64'), true)).toEqual(INVALID_JSON);
-});
-
-test('the text of a POST is rejected if it, or the whole body, is a million nested arrays', () => {
-  expect(httpErrorOfBody('['.repeat(1_000_000) + ']'.repeat(1_000_000))).toEqual(NOT_AN_OBJECT);
-
-  const nested = `{"text": ${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}}`;
-
-  expect(httpErrorOfBody(nested)).toEqual(NOT_A_STRING);
+  ['is empty', '', NO_TEXT],
+  ['has an empty text', '{"text": ""}', NO_TEXT],
+  ['has a blank text', '{"text": " \\n\\t\\u00a0\\u3000"}', NO_TEXT],
+  ['has a text only in the prototype', '{"__proto__": {"text": "a"}}', NO_TEXT],
+  ['is null', 'null', NOT_AN_OBJECT],
+  ['is a number', '5', NOT_AN_OBJECT],
+  ['is an array', '[{"text": "a"}]', NOT_AN_OBJECT],
+  ['is a million nested arrays', '['.repeat(1_000_000) + ']'.repeat(1_000_000), NOT_AN_OBJECT],
+  ['has a text that is null', '{"text": null}', NOT_A_STRING],
+  ['has a text that is a number', '{"text": 5}', NOT_A_STRING],
+  ['has a million nested arrays as text', `{"text": ${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}}`, NOT_A_STRING],
+  ['is half an object', '{"text": "a"', INVALID_JSON],
+  ['is form data', 'text=a', INVALID_JSON],
+  ['has two byte order marks', '\ufeff\ufeff{"text": "a"}', INVALID_JSON],
+  ['is a million open brackets', '['.repeat(1_000_000), INVALID_JSON],
+  ['has a text with half a surrogate pair', '{"text": "a\\udc00b"}', NOT_WELL_FORMED],
+])('a POST is rejected if its body %s, plain or in base64', (_what, body, error) => {
+  expect(httpErrorOfBody(body)).toEqual(error);
+  expect(httpErrorOfBody(Buffer.from(body).toString('base64'), true)).toEqual(error);
 });
 
 test.each([
   ['not UTF-8', Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x7d]).toString('base64')],
-  ['half a character', Buffer.from('{"text": "é"}').subarray(0, 11).toString('base64')],
-  [
-    'a surrogate encoded as UTF-8',
-    Buffer.from([...Buffer.from('{"text":"'), 0xed, 0xa0, 0x80, 0x22, 0x7d]).toString('base64'),
-  ],
+  ['a surrogate encoded as UTF-8', Buffer.from('7b2274657874223a22eda080227d', 'hex').toString('base64')],
   ['not base64', '§§§§'],
 ])('a POST with a base64 body is rejected as invalid JSON if the body is %s', (_what, body) => {
   expect(httpErrorOfBody(body, true)).toEqual(INVALID_JSON);
-});
-
-test.each(['\\ud800', 'a\\udc00b'])('the text of a POST must not contain a lone surrogate (%s)', (text) => {
-  expect(httpErrorOfBody(`{"text": "${text}"}`)).toEqual(NOT_WELL_FORMED);
 });
 
 test.each([
