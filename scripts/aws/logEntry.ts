@@ -11,6 +11,21 @@ export interface LogEntry {
   readonly fields: ReadonlyMap<string, unknown>;
 }
 
+/** Reads an event of a log stream. Its time is that of the line, if it has one, which is more precise. */
+export function parseEntry(eventTime: number, stream: string, message: string): LogEntry {
+  const fields = fieldsOf(message);
+  const logged = Date.parse(String(fields.get('timestamp') ?? fields.get('time')));
+  return { time: Number.isNaN(logged) ? eventTime : logged, stream, message, fields };
+}
+
+function fieldsOf(message: string): Map<string, unknown> {
+  try {
+    return new Map(Object.entries(Object(JSON.parse(message))));
+  } catch {
+    return new Map();
+  }
+}
+
 /** Fields that are printed elsewhere, or are the same in every line. */
 const OMITTED =
   /^(?:timestamp|time|level|message|error|service|jobId|cold_start|sampling_rate|function_(?!request_id).*|xray_.*)$/;

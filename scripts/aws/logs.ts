@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util';
 import { CloudWatchLogsClient, paginateFilterLogEvents } from '@aws-sdk/client-cloudwatch-logs';
 import { requireEnv } from '../../src/config.ts';
 import { withOutcomes } from './attempts.ts';
-import { formatEntry, type LogEntry } from './logEntry.ts';
+import { formatEntry, type LogEntry, parseEntry } from './logEntry.ts';
 import { frameResolver } from './sourceLines.ts';
 import { requireStack, run } from './stack.ts';
 
@@ -34,17 +34,16 @@ await run(async () => {
   }
 
   const times = [...found.values()].map(({ time }) => time);
+  const range = { startTime: Math.min(...times) - NEIGHBORHOOD_MS, endTime: Math.max(...times) + NEIGHBORHOOD_MS };
   const requestIds = new Set([...found.values()].flatMap(({ fields }) => fields.get('function_request_id') ?? []));
   for (const requestId of [...requestIds].slice(0, MAX_INVOCATIONS)) {
-    await collect(found, group, String(requestId), {
-      startTime: Math.min(...times) - NEIGHBORHOOD_MS,
-      endTime: Math.max(...times) + NEIGHBORHOOD_MS,
-    });
+    await collect(found, group, String(requestId), range);
   }
 
   // The sort is stable: lines of the same millisecond stay in the order of their stream.
   const entries = withOutcomes([...found.values()].sort((a, b) => a.time - b.time));
-  const names = functionNames(entries);
+  const named = entries.filter(({ fields }) => fields.has('function_name'));
+  const names = new Map(named.map(({ stream, fields }) => [stream, String(fields.get('function_name'))]));
   const failed = entries.filter(({ fields }) => fields.has('error')).map(({ stream }) => names.get(stream) ?? '');
   const resolveFrame = await frameResolver(new Map(failed.map((name) => [logicalId(name), name])));
   for (const entry of entries) {
@@ -74,35 +73,12 @@ async function collect(
   const pages = paginateFilterLogEvents({ client }, { logGroupName, filterPattern: `"${phrase}"`, ...range });
   for await (const { events = [] } of pages) {
     for (const { eventId, timestamp = 0, logStreamName: stream = '', message = '' } of events) {
-      const fields = fieldsOf(message);
-      // The time in the line is more precise than the event's.
-      const logged = Date.parse(String(fields.get('timestamp') ?? fields.get('time')));
-      const time = Number.isNaN(logged) ? timestamp : logged;
-      entries.set(eventId ?? `${stream} ${timestamp} ${message}`, { time, stream, message, fields });
+      entries.set(eventId ?? `${stream} ${timestamp} ${message}`, parseEntry(timestamp, stream, message));
     }
   }
-}
-
-/** The names of the deployed functions, by log stream. */
-function functionNames(entries: Iterable<LogEntry>): Map<string, string> {
-  const names = new Map<string, string>();
-  for (const { stream, fields } of entries) {
-    const name = fields.get('function_name');
-    if (typeof name === 'string') names.set(stream, name);
-  }
-  return names;
 }
 
 /** The function's name in the template, such as WorkerFunction. */
 function logicalId(functionName: string): string {
   return /(\w+Function)-\w+$/.exec(functionName)?.[1] ?? functionName;
-}
-
-function fieldsOf(message: string): Map<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(message);
-    return new Map(typeof value === 'object' && value !== null ? Object.entries(value) : []);
-  } catch {
-    return new Map();
-  }
 }

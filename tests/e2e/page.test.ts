@@ -132,7 +132,7 @@ describeWithBrowser('the page', () => {
     return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
   };
 
-  test('the page shows a job until it is DONE: its stages, its ways, its log lines and what GET returns', async () => {
+  test('the page shows a job until it is DONE: its stages, its transitions, its log lines and what GET returns', async () => {
     const jobId = await submitJob('What a great day');
 
     await ended('DONE');
@@ -145,7 +145,7 @@ describeWithBrowser('the page', () => {
     expect(names).toEqual(expect.arrayContaining(['Attempt 1', 'ocr', 'mlInference', 'search']));
     // On a slow machine, the stages of an attempt may have had too little time.
     expect(await page.locator('#machine-text').textContent()).toMatch(
-      /^Current status: DONE\. Ways taken: submit, claim(?:, claim again.*)?, all stages done\.$/,
+      /^Current status: DONE\. Transitions: submit, claim(?:, claim again.*)?, all stages done\.$/,
     );
     expect(await page.locator('#announcer').textContent()).toBe('Job DONE');
     expect(await page.locator('#kill').isDisabled()).toBe(true);
@@ -168,7 +168,7 @@ describeWithBrowser('the page', () => {
     expect(lease).toMatch(/^expires in (?:\d|1\d) s$|^expired$/);
     expect(await page.locator('#now').textContent()).toMatch(/, in attempt [23]\.$/);
     expect(await page.locator('#machine-text').textContent()).toMatch(
-      /^Current status: DONE\. Ways taken: submit, claim, claim again(?:, 2 times)?, all stages done\.$/,
+      /^Current status: DONE\. Transitions: submit, claim, claim again(?:, 2 times)?, all stages done\.$/,
     );
   });
 
@@ -186,7 +186,7 @@ describeWithBrowser('the page', () => {
 
     expect(await page.locator('#status').textContent()).toBe('ERROR');
     expect(await page.locator('#machine-text').textContent()).toBe(
-      'Current status: ERROR. Ways taken: submit, claim, claim again, 2 times, no attempt left.',
+      'Current status: ERROR. Transitions: submit, claim, claim again, 2 times, no attempt left.',
     );
     expect(await page.locator('#timeline .name').allTextContents()).toContain('Delivery');
   });

@@ -1,5 +1,5 @@
 /** What happened to a job, from the reports about it. Runs in the browser. Times are Unix milliseconds. */
-import type { LogEntry } from '../../aws/logEntry.ts';
+import { type LogEntry, parseEntry } from '../../aws/logEntry.ts';
 import type { JobReport } from './observer.ts';
 
 export interface Span {
@@ -17,7 +17,7 @@ export interface Delivery extends Span {
   /** Why Lambda counts the delivery as failed. */
   readonly error: string | undefined;
   /** The stages that have finished. */
-  readonly stages: readonly (Span & { readonly name: string })[];
+  readonly stages: readonly { readonly name: string; readonly from: number; readonly to: number }[];
   /** When the last of them, or else the claim, was done. */
   readonly busySince: number;
 }
@@ -49,8 +49,9 @@ export function historyOf(reports: readonly JobReport[]): History {
       const delivery = deliveries.get(report.requestId);
       if (delivery !== undefined) Object.assign(delivery, { to: time, error: report.error ?? undefined });
     } else {
-      const entry = entryOf(report.time, report.function, report.text);
-      if (entry === undefined) continue;
+      const entry = parseEntry(time, report.function, report.text);
+      // Metrics, and warnings of Node about the emulator's own code.
+      if (entry.fields.has('_aws') || /^\((?:node:\d+\)|Use `node)/.test(report.text)) continue;
       entries.push(entry);
       const delivery = deliveries.get(report.requestId);
       if (delivery !== undefined) addEntry(delivery, entry);
@@ -68,21 +69,4 @@ function addEntry(delivery: Writable<Delivery>, { time, fields }: LogEntry): voi
   const from = time - Number(fields.get('durationMs'));
   delivery.stages = [...delivery.stages, { name: String(fields.get('stage')), from, to: time }];
   delivery.busySince = time;
-}
-
-/** Undefined for metrics, and for warnings of Node about the emulator's own code. */
-function entryOf(time: number, stream: string, message: string): LogEntry | undefined {
-  if (/^\((?:node:\d+\)|Use `node)/.test(message)) return undefined;
-  const fields = fieldsOf(message);
-  const logged = Date.parse(String(fields.get('timestamp')));
-  return fields.has('_aws') ? undefined : { time: Number.isNaN(logged) ? time : logged, stream, message, fields };
-}
-
-function fieldsOf(message: string): Map<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(message);
-    return new Map(typeof value === 'object' && value !== null ? Object.entries(value) : []);
-  } catch {
-    return new Map();
-  }
 }

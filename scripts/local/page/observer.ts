@@ -22,7 +22,7 @@ export interface State {
   readonly deployment: { readonly isRunning: boolean; readonly lastAt: number };
   /** The newest first. */
   readonly jobs: readonly ListedJob[];
-  readonly failedEvents: readonly Pick<FailedEvent, 'messageId' | 'jobId' | 'description'>[];
+  readonly failedEvents: readonly FailedEvent[];
 }
 
 /** Returns a function that reads the state, and the reports that its last call did not return. */
@@ -53,29 +53,27 @@ async function lastJobs(dynamodb: DynamoDBDocumentClient, TableName: string): Pr
     jobs.push(...Items.map(parseJob));
   }
   jobs.sort((a, b) => b.createdAt - a.createdAt || (a.jobId < b.jobId ? -1 : 1));
-  return jobs.slice(0, SHOWN_JOBS).map((job) => ({
-    jobId: job.jobId,
-    status: job.status,
-    text: Array.from(job.text).slice(0, SHOWN_CHARACTERS).join(''),
-    createdAt: job.createdAt,
-    attempt: job.attempt,
-    leaseExpiresAt: job.status === 'IN_PROGRESS' ? job.leaseExpiresAt : undefined,
-  }));
+  return jobs.slice(0, SHOWN_JOBS).map((job) => {
+    const { jobId, status, createdAt, attempt } = job;
+    const text = Array.from(job.text).slice(0, SHOWN_CHARACTERS).join('');
+    const leaseExpiresAt = status === 'IN_PROGRESS' ? job.leaseExpiresAt : undefined;
+    return { jobId, status, text, createdAt, attempt, leaseExpiresAt };
+  });
 }
 
 /** Looks into the queue without receiving: that would hide the events from redrive.sh. */
 async function failedEventsOf({ endpoint }: Emulator, queueUrl: string): Promise<State['failedEvents']> {
   const response = await fetch(`${endpoint}/_ministack/sqs/messages?QueueUrl=${encodeURIComponent(queueUrl)}`);
   type Message = { MessageId: string; Body: string; SentTimestamp: number };
-  const body: { messages: Record<string, Record<string, Record<string, Message[]>>> } = JSON.parse(
-    await response.text(),
-  );
-  const queues = Object.values(body.messages)
-    .flatMap(Object.values<Record<string, Message[]>>)
-    .flatMap(Object.values<Message[]>);
-  return queues.flat().map(({ MessageId, Body, SentTimestamp }) => {
-    const Attributes = { SentTimestamp: String(SentTimestamp * 1000) };
-    const { messageId, jobId, description } = parseFailedEvent({ MessageId, Body, Attributes });
-    return { messageId, jobId, description };
-  });
+  // By account, region and queue.
+  type Messages = Record<string, Record<string, Record<string, Message[]>>>;
+  const { messages }: { messages: Messages } = JSON.parse(await response.text());
+  const queues = Object.values(messages).flatMap(Object.values<Messages[string][string]>);
+  return queues
+    .flatMap(Object.values<Message[]>)
+    .flatMap((queue) =>
+      queue.map(({ MessageId, Body, SentTimestamp }) =>
+        parseFailedEvent({ MessageId, Body, Attributes: { SentTimestamp: String(SentTimestamp * 1000) } }),
+      ),
+    );
 }

@@ -2,7 +2,7 @@
  * The local page. The server sends the jobs and what the functions do (observer.ts); submitting a job and
  * reading it go through the API, with the same client that users copy. Times are Unix milliseconds.
  */
-import { type Job, JobsError, submitJob, waitForJob } from '../../../client/jobs.ts';
+import { JobsError, submitJob, waitForJob } from '../../../client/jobs.ts';
 import { MAX_ATTEMPTS } from '../../../src/job.ts';
 import { formatEntry } from '../../aws/logEntry.ts';
 import { type Delivery, type History, historyOf, type Span } from './history.ts';
@@ -20,11 +20,8 @@ const reducesMotion = matchMedia('(prefers-reduced-motion: reduce)');
 let state: State = { deployment: { isRunning: false, lastAt: 0 }, jobs: [], failedEvents: [] };
 let reports: JobReport[] = [];
 let chosenId = '';
-/** A job that the server has not listed yet. */
-let submitted: ListedJob | undefined;
 let isConnected = false;
 let waiting = new AbortController();
-let announced = '';
 
 // ------------------------------------------------------------------------------------------ what changes the page
 
@@ -38,17 +35,14 @@ events.addEventListener('error', () => {
   render();
 });
 events.addEventListener('state', ({ data }) => {
+  // A job that was just submitted may not be listed yet, and stays chosen.
+  const mayBeNew = isConnected && jobOf(chosenId) === undefined;
   state = JSON.parse(data);
   isConnected = true;
-  if (state.jobs.some(({ jobId }) => jobId === submitted?.jobId)) submitted = undefined;
-  if (submitted !== undefined) state = { ...state, jobs: [submitted, ...state.jobs] };
-  byId('send', HTMLButtonElement).disabled = false;
-  const listed = new Set(state.jobs.map(({ jobId }) => jobId));
-  reports = reports.filter(({ jobId }) => listed.has(jobId));
-  if (!listed.has(chosenId)) {
-    const linked = location.hash.slice(1);
-    choose(listed.has(linked) ? linked : (state.jobs[0]?.jobId ?? ''));
-  }
+  find('#send').toggleAttribute('disabled', false);
+  reports = reports.filter(({ jobId }) => jobOf(jobId) !== undefined);
+  const linked = jobOf(location.hash.slice(1)) ?? state.jobs[0];
+  if (linked !== undefined && !mayBeNew && jobOf(chosenId) === undefined) choose(linked.jobId);
   render();
 });
 events.addEventListener('reports', ({ data }) => {
@@ -56,27 +50,20 @@ events.addEventListener('reports', ({ data }) => {
   render();
 });
 
-byId('submit', HTMLFormElement).addEventListener('submit', async (event) => {
+find('#submit').addEventListener('submit', async (event) => {
   event.preventDefault();
-  const key = byId('key', HTMLInputElement).value;
-  const text = byId('text', HTMLTextAreaElement).value;
-  const error = byId('submit-error', HTMLElement);
-  error.textContent = '';
+  const idempotencyKey = find<HTMLInputElement>('#key').value;
+  setText(find('#submit-error'), '');
   try {
-    const options = key === '' ? {} : { idempotencyKey: key };
-    const { jobId, status } = await submitJob(BASE_URL, text, options);
-    if (!state.jobs.some((job) => job.jobId === jobId)) {
-      const createdAt = Math.floor(Date.now() / 1000);
-      submitted = { jobId, status, text, createdAt, attempt: 0, leaseExpiresAt: undefined };
-      state = { ...state, jobs: [submitted, ...state.jobs] };
-    }
+    const text = find<HTMLTextAreaElement>('#text').value;
+    const { jobId } = await submitJob(BASE_URL, text, idempotencyKey === '' ? {} : { idempotencyKey });
     choose(jobId);
-  } catch (failure) {
-    error.textContent = messageOf(failure);
+  } catch (error) {
+    setText(find('#submit-error'), messageOf(error));
   }
 });
-byId('kill', HTMLButtonElement).addEventListener('click', () => act(`/kill?jobId=${chosenId}`));
-byId('base-url', HTMLElement).textContent = BASE_URL;
+find('#kill').addEventListener('click', () => act(`/kill?jobId=${chosenId}`));
+setText(find('#base-url'), BASE_URL);
 
 /** Shows a job, and reads it until it ends. */
 async function choose(jobId: string): Promise<void> {
@@ -84,88 +71,79 @@ async function choose(jobId: string): Promise<void> {
   waiting = new AbortController();
   const { signal } = waiting;
   chosenId = jobId;
-  history.replaceState(null, '', jobId === '' ? ' ' : `#${jobId}`);
-  byId('log', HTMLElement).replaceChildren();
-  showResponse('');
-  announced = '';
-  render();
-  if (jobId === '') return;
-  const onStatus = (job: Job) => {
-    if (!signal.aborted) showResponse(JSON.stringify(job, null, 2));
+  history.replaceState(null, '', `#${jobId}`);
+  const show = (text: string) => {
+    if (!signal.aborted) setText(find('#response'), text);
   };
+  show('');
+  render();
   try {
+    const onStatus = (job: object) => show(JSON.stringify(job, null, 2));
     await waitForJob(jobUrl(), { signal, onStatus, interval: GET_INTERVAL, limit: GET_LIMIT });
   } catch (error) {
-    if (error instanceof JobsError && !signal.aborted) showResponse(error.message);
+    if (error instanceof JobsError) show(error.message);
   }
 }
 
 /** One of the page's own actions. */
 async function act(path: string): Promise<void> {
-  const error = byId('action-error', HTMLElement);
-  error.textContent = '';
+  setText(find('#action-error'), '');
   try {
-    const response = await fetch(path, { method: 'POST' });
-    const body: { error?: string } = await response.json();
-    error.textContent = body.error ?? '';
-  } catch (failure) {
-    error.textContent = messageOf(failure);
+    const body: { error?: string } = await (await fetch(path, { method: 'POST' })).json();
+    setText(find('#action-error'), body.error ?? '');
+  } catch (error) {
+    setText(find('#action-error'), messageOf(error));
   }
 }
 
 // ------------------------------------------------------------------------------------------ what the page shows
 
 function render(): void {
-  const connection = byId('connection', HTMLElement);
-  connection.dataset['status'] = isConnected ? 'DONE' : 'ERROR';
+  find('#connection').dataset['status'] = isConnected ? 'DONE' : 'ERROR';
   const text = state.deployment.isRunning ? 'Deploying' : 'Live';
-  setText(connection, isConnected ? text : 'Not connected: local.sh is not running. Looking for it');
+  setText(find('#connection'), isConnected ? text : 'Not connected: local.sh is not running. Looking for it');
 
   list('jobs', state.jobs, ({ jobId }) => jobId, showListed);
   list('failed', state.failedEvents, ({ messageId }) => messageId, showFailed);
-  byId('no-failed', HTMLElement).hidden = state.failedEvents.length > 0;
-
-  const job = state.jobs.find(({ jobId }) => jobId === chosenId);
-  byId('no-job', HTMLElement).hidden = job !== undefined;
-  byId('job', HTMLElement).hidden = job === undefined;
+  find('#no-failed').hidden = state.failedEvents.length > 0;
+  find('#no-job').hidden = state.jobs.length > 0;
+  find('#job').hidden = state.jobs.length === 0;
+  const job = jobOf(chosenId);
   if (job !== undefined) showJob(job);
 }
 
 function showListed(row: HTMLElement, job: ListedJob): void {
-  const button = part(row, 'button');
+  const button = find('button', row);
   button.setAttribute('aria-current', String(job.jobId === chosenId));
   button.onclick = () => {
     choose(job.jobId);
-    byId('job', HTMLElement).scrollIntoView({ block: 'nearest' });
+    find('#job').scrollIntoView({ block: 'nearest' });
   };
-  setStatus(part(row, '.chip'), job.status);
-  setText(part(row, '.age'), `${age(Date.now() - job.createdAt * 1000)} ago`);
-  setText(part(row, '.text'), job.text);
+  setStatus(find('.chip', row), job.status);
+  setText(find('small', row), `${age(Date.now() - job.createdAt * 1000)} ago`);
+  setText(find('.text', row), job.text);
 }
 
 function showFailed(row: HTMLElement, { messageId, description }: State['failedEvents'][number]): void {
-  setText(part(row, 'p'), description);
-  part(row, 'button').onclick = () => act(`/send-again?messageId=${messageId}`);
+  setText(find('p', row), description);
+  find('button', row).onclick = () => act(`/send-again?messageId=${messageId}`);
 }
 
 function showJob(job: ListedJob): void {
   const past = historyOf(reports.filter(({ jobId }) => jobId === job.jobId));
-  const now = Date.now();
-  setText(byId('job-id', HTMLElement), job.jobId);
-  setStatus(byId('status', HTMLElement), job.status);
-  setText(byId('now', HTMLElement), sentence(job, past, now));
-  setText(byId('curl', HTMLElement), `curl '${jobUrl()}'`);
-  byId('kill', HTMLButtonElement).disabled = !past.deliveries.some(isRunning);
+  const running = past.deliveries.findLast(isRunning);
+  setText(find('#job-id'), job.jobId);
+  setStatus(find('#status'), job.status);
+  setText(find('#now'), sentence(job, past, Date.now()));
+  setText(find('#curl'), `curl '${jobUrl()}'`);
+  find('#kill').toggleAttribute('disabled', running === undefined);
   showMachine(job, past);
-  showTimeline(job, past, now);
+  showTimeline(job, past, Date.now());
   showLog(past);
 
-  const running = past.deliveries.findLast(isRunning);
   const crashed = past.deliveries.findLast(({ error, attempt }) => error !== undefined && attempt !== undefined);
-  const event = running ? `attempt ${running.attempt} is running` : crashed ? `attempt ${crashed.attempt} failed` : '';
-  const announcement = [`Job ${job.status}`, isEnded(job) ? '' : event].filter(Boolean).join(', ');
-  if (announcement !== announced) setText(byId('announcer', HTMLElement), announcement);
-  announced = announcement;
+  const event = running ? `, attempt ${running.attempt} is running` : crashed && `, attempt ${crashed.attempt} failed`;
+  setText(find('#announcer'), `Job ${job.status}${isEnded(job) ? '' : (event ?? '')}`);
 }
 
 /** What the job does or waits for now. */
@@ -190,26 +168,23 @@ function sentence(job: ListedJob, { deliveries, waits, hasLapsed }: History, now
 }
 
 function showMachine(job: ListedJob, { hasLapsed }: History): void {
-  const ways = ['submit'];
-  if (job.attempt > 0) ways.push('claim');
-  if (job.attempt > 1) ways.push('claim again');
-  if (job.status === 'DONE') ways.push('all stages done');
-  if (job.status === 'ERROR' && hasLapsed) ways.push(job.attempt === 0 ? 'deadline passed' : 'no attempt left');
-  if (job.status === 'ERROR' && !hasLapsed) ways.push('a stage failed');
-  for (const way of document.querySelectorAll('[data-way]')) {
-    way.classList.toggle('taken', ways.includes(way.getAttribute('data-way') ?? ''));
+  const transitions = ['submit'];
+  if (job.attempt > 0) transitions.push('claim');
+  if (job.attempt > 1) transitions.push('claim again');
+  if (job.status === 'DONE') transitions.push('all stages done');
+  if (job.status === 'ERROR' && hasLapsed) transitions.push(job.attempt === 0 ? 'deadline passed' : 'no attempt left');
+  if (job.status === 'ERROR' && !hasLapsed) transitions.push('a stage failed');
+  for (const arrow of document.querySelectorAll<SVGElement>('[data-transition]')) {
+    arrow.classList.toggle('taken', transitions.includes(arrow.dataset['transition'] ?? ''));
   }
-  for (const node of document.querySelectorAll('#machine [data-status]')) {
-    const status = node.getAttribute('data-status');
+  for (const node of document.querySelectorAll<SVGElement>('#machine [data-status]')) {
+    const { status } = node.dataset;
     node.classList.toggle('current', status === job.status);
     node.classList.toggle('visited', status === 'PENDING' || (status === 'IN_PROGRESS' && job.attempt > 0));
   }
   const times = job.attempt > 2 ? `, ${job.attempt - 1} times` : '';
-  const title = document.getElementById('machine-text');
-  setText(
-    title,
-    `Current status: ${job.status}. Ways taken: ${ways.join(', ').replace('claim again', `claim again${times}`)}.`,
-  );
+  const text = transitions.join(', ').replace('claim again', `claim again${times}`);
+  setText(find('#machine-text'), `Current status: ${job.status}. Transitions: ${text}.`);
 }
 
 interface Row extends Span {
@@ -217,63 +192,55 @@ interface Row extends Span {
   readonly name: string;
   readonly value: string;
   readonly status?: string;
-  readonly hasCrashed?: boolean;
 }
+type Rows = [Row, ...Row[]];
 
 function showTimeline(job: ListedJob, past: History, now: number): void {
   const start = startOf(job);
   const groups = [
-    ...past.deliveries.map((delivery) => ({ from: delivery.from, rows: rowsOf(delivery, job, now) })),
-    ...past.waits.map((wait) => ({ from: wait.from, rows: [waitRow(wait, now)] })),
+    ...past.deliveries.map((delivery) => rowsOf(delivery, job, now)),
+    ...past.waits.map((wait) => waitRows(wait, now)),
   ];
-  const rows = groups.sort((a, b) => a.from - b.from).flatMap((group) => group.rows);
-  const end = Math.max(
-    now * Number(!isEnded(job)),
-    start,
-    ...rows.filter(({ kind }) => kind !== 'lease').map(({ to }) => to ?? now),
-  );
-  const scale = SCALES_MS.find((length) => length >= end - start) ?? end - start;
+  const rows = groups.sort(([a], [b]) => a.from - b.from).flat();
+  const ends = rows.filter(({ kind }) => kind !== 'lease').map(({ to }) => to ?? now);
+  const length = Math.max(isEnded(job) ? start : now, ...ends) - start;
+  const scale = SCALES_MS.find((long) => long >= length) ?? length;
+  const share = (time: number) => Math.min((time - start) / scale, 1);
 
   const keyOf = (row: Row) => `${rows.indexOf(row)} ${row.kind}`;
-  list('timeline', rows, keyOf, (element, row) => {
-    element.dataset['kind'] = row.kind;
-    element.toggleAttribute('data-crashed', row.hasCrashed === true);
-    setText(part(element, '.name'), row.name);
-    setText(part(element, '.value'), row.value);
-    const bar = part(element, '.bar');
-    bar.dataset['status'] = row.status ?? '';
-    const left = Math.min((row.from - start) / scale, 1);
-    bar.style.left = `${100 * left}%`;
-    bar.style.width = `${100 * (Math.min(((row.to ?? now) - start) / scale, 1) - left)}%`;
+  list('timeline', rows, keyOf, (element, { kind, name, value, status, from, to }) => {
+    element.dataset['kind'] = kind;
+    element.toggleAttribute('data-crashed', kind === 'attempt' && status === 'ERROR');
+    setText(find('.name', element), name);
+    setText(find('.value', element), value);
+    const bar = find('.bar', element);
+    bar.dataset['status'] = status ?? '';
+    bar.style.left = `${100 * share(from)}%`;
+    bar.style.width = `${100 * (share(to ?? now) - share(from))}%`;
   });
-  const ticks = [0, 1, 2, 3, 4, 5].map((tick) => (tick * scale) / 5_000);
-  list('axis', ticks, String, (element, tick) => setText(element, `${tick} s`));
+  for (const [index, tick] of [...find('#axis').children].entries()) setText(tick, `${(index * scale) / 5000} s`);
 }
 
-function rowsOf(delivery: Delivery, job: ListedJob, now: number): Row[] {
-  const { from, to, attempt, refused, error, stages } = delivery;
-  const took = seconds((to ?? now) - from);
+function rowsOf(delivery: Delivery, job: ListedJob, now: number): Rows {
+  const { from, to, attempt, refused, error, stages, busySince } = delivery;
   if (attempt === undefined) {
     const value = refused !== undefined ? `claim refused: ${refused}` : (error ?? 'starting');
     return [{ kind: 'attempt', name: 'Delivery', from, to, value, status: 'PENDING' }];
   }
   const hasCrashed = to !== undefined && error !== undefined;
-  const status = to === undefined ? 'IN_PROGRESS' : hasCrashed ? 'ERROR' : 'DONE';
-  const value = to === undefined ? `${took}, running` : hasCrashed ? `${took}, ${failureOf(delivery)}` : took;
-  const rows: Row[] = [{ kind: 'attempt', name: `Attempt ${attempt}`, from, to, value, status, hasCrashed }];
+  const isOver = to !== undefined && !hasCrashed;
+  const status = hasCrashed ? 'ERROR' : isOver ? 'DONE' : 'IN_PROGRESS';
+  /** How long it took since a time, and what came of it. */
+  const since = (time: number, failure: string) =>
+    `${seconds((to ?? now) - time)}${hasCrashed ? `, ${failure}` : isOver ? '' : ', running'}`;
+  const value = since(from, failureOf(delivery));
+  const rows: Rows = [{ kind: 'attempt', name: `Attempt ${attempt}`, from, to, value, status }];
   for (const stage of stages) {
-    rows.push({ ...stage, kind: 'stage', value: seconds((stage.to ?? now) - stage.from), status: 'DONE' });
+    rows.push({ ...stage, kind: 'stage', value: seconds(stage.to - stage.from), status: 'DONE' });
   }
-  const unfinished = to === undefined || hasCrashed ? runningStage(delivery) : undefined;
+  const unfinished = isOver ? undefined : runningStage(delivery);
   if (unfinished !== undefined) {
-    const lasted = seconds((to ?? now) - delivery.busySince);
-    const row = {
-      from: delivery.busySince,
-      to,
-      name: unfinished,
-      value: hasCrashed ? `${lasted}, lost` : `${lasted}, running`,
-    };
-    rows.push({ ...row, kind: 'stage', status: hasCrashed ? 'ERROR' : 'IN_PROGRESS' });
+    rows.push({ kind: 'stage', name: unfinished, from: busySince, to, value: since(busySince, 'lost'), status });
   }
   if (attempt === job.attempt && job.leaseExpiresAt !== undefined) {
     const expiresAt = job.leaseExpiresAt * 1000;
@@ -283,28 +250,19 @@ function rowsOf(delivery: Delivery, job: ListedJob, now: number): Row[] {
   return rows;
 }
 
-function waitRow({ from, to = from }: Span, now: number): Row {
+function waitRows({ from, to = from }: Span, now: number): Rows {
   const value = to > now ? `next try in ${countdown(to - now)}` : seconds(to - from);
-  return { kind: 'wait', name: 'Lambda waits', from, to, value };
+  return [{ kind: 'wait', name: 'Lambda waits', from, to, value }];
 }
 
 function showLog({ entries }: History): void {
-  const log = byId('log', HTMLElement);
-  for (const entry of entries.slice(log.childElementCount)) {
-    const line = document.createElement('li');
-    const name = /(\w+Function)-\w+$/.exec(entry.stream)?.[1] ?? entry.stream;
+  const lines = entries.map((entry) => {
+    const name = /(\w+)Function-\w+$/.exec(entry.stream)?.[1] ?? entry.stream;
+    const line = formatEntry(entry, name, (frame) => frame).slice('2026-01-01T'.length);
     // Without what is the same in most lines.
-    const text = formatEntry(entry, name.replace('Function', ''), (frame) => frame).slice('2026-01-01T'.length);
-    line.textContent = text
-      .replace(/ ?function_request_id=\S+/, '')
-      .replace(/ {2}INFO /, '')
-      .replace(/ {2,}/g, '  ');
-    log.append(line);
-  }
-}
-
-function showResponse(text: string): void {
-  setText(byId('response', HTMLElement), text);
+    return line.replace(/ ?function_request_id=\S+| {2}INFO /g, '').replace(/ {2,}/g, '  ');
+  });
+  setText(find('#log'), lines.join('\n'));
 }
 
 // ------------------------------------------------------------------------------------------ words and numbers
@@ -312,30 +270,25 @@ function showResponse(text: string): void {
 /** The stage that runs, or ran when the worker crashed. The logs name only stages that have finished, so the
  * name is that of the same position in a job that has run all stages of this version. */
 function runningStage({ stages }: Delivery): string | undefined {
-  const done = stages.map(({ name }) => name);
-  const names = stageNames();
-  if (names === undefined) return `stage ${done.length + 1}`;
-  return names[done.length];
+  const finished = new Set(
+    state.jobs
+      .filter(({ status, createdAt }) => status === 'DONE' && createdAt * 1000 > state.deployment.lastAt)
+      .map(({ jobId }) => jobId),
+  );
+  const { deliveries } = historyOf(reports.filter(({ jobId }) => finished.has(jobId)));
+  const names = deliveries.findLast(({ error, stages: all }) => error === undefined && all.length > 0)?.stages;
+  return names === undefined ? `stage ${stages.length + 1}` : names[stages.length]?.name;
 }
 
-function stageNames(): string[] | undefined {
-  const done = state.jobs.filter(
-    ({ status, createdAt }) => status === 'DONE' && createdAt * 1000 > state.deployment.lastAt,
-  );
-  for (const { jobId } of done) {
-    const last = historyOf(reports.filter((report) => report.jobId === jobId)).deliveries.findLast(
-      ({ stages }) => stages.length > 0,
-    );
-    if (last !== undefined) return last.stages.map(({ name }) => name);
-  }
-  return undefined;
+function jobOf(id: string): ListedJob | undefined {
+  return state.jobs.find(({ jobId }) => jobId === id);
 }
 
 function isRunning({ attempt, to }: Delivery): boolean {
   return attempt !== undefined && to === undefined;
 }
 
-function isEnded({ status }: { readonly status: string }): boolean {
+function isEnded({ status }: ListedJob): boolean {
   return status === 'DONE' || status === 'ERROR';
 }
 
@@ -379,12 +332,12 @@ function list<T>(
   keyOf: (item: T) => string,
   show: (row: HTMLElement, item: T) => void,
 ): void {
-  const parent = byId(id, HTMLElement);
+  const parent = find(`#${id}`);
   const rows = new Map([...parent.children].map((row) => [row.getAttribute('data-key'), row]));
   for (const [index, item] of items.entries()) {
     const key = keyOf(item);
-    const row =
-      rows.get(key) ?? document.importNode(byId(`${id}-row`, HTMLTemplateElement).content, true).firstElementChild;
+    const template = find<HTMLTemplateElement>(`#${id}-row`);
+    const row = rows.get(key) ?? document.importNode(template.content, true).firstElementChild;
     if (!(row instanceof HTMLElement)) throw new Error(`The template ${id}-row is empty`);
     rows.delete(key);
     row.dataset['key'] = key;
@@ -395,16 +348,10 @@ function list<T>(
   for (const row of rows.values()) row.remove();
 }
 
-function byId<T extends Element>(id: string, type: new () => T): T {
-  const element = document.getElementById(id);
-  if (element instanceof type) return element;
-  throw new Error(`The page has no ${id}`);
-}
-
-function part(row: HTMLElement, selector: string): HTMLElement {
-  const element = row.querySelector(selector);
-  if (element instanceof HTMLElement) return element;
-  throw new Error(`The row has no ${selector}`);
+function find<T extends HTMLElement>(selector: string, parent: ParentNode = document): T {
+  const element = parent.querySelector<T>(selector);
+  if (element === null) throw new Error(`The page has no ${selector}`);
+  return element;
 }
 
 function setStatus(element: HTMLElement, status: string): void {
@@ -413,14 +360,14 @@ function setStatus(element: HTMLElement, status: string): void {
 }
 
 /** Leaves the element alone if it already has this text, so that a selection stays and nothing is announced twice. */
-function setText(element: Element | null, text: string): void {
-  if (element !== null && element.textContent !== text) element.textContent = text;
+function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 /** Bars grow and countdowns run while the chosen job has not ended. Otherwise only ages change. */
 function tick(): void {
   if (!document.hidden && isConnected) render();
-  const job = state.jobs.find(({ jobId }) => jobId === chosenId);
+  const job = jobOf(chosenId);
   const isMoving = job !== undefined && !isEnded(job) && !reducesMotion.matches;
   setTimeout(tick, isMoving ? 100 : 1000);
 }

@@ -2,8 +2,8 @@
  * `npm run picture`: makes docs/images/local.png, a job in its second attempt after a crash, with the browser of
  * this machine. `bash scripts/local.sh` must be serving; PAGE_URL says where if not at the default address.
  */
-import { mkdirSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { findBrowser, launchBrowser } from './browser.ts';
 
 const MAX_BYTES = 200_000;
@@ -11,7 +11,7 @@ const MAX_BYTES = 200_000;
 const RETRY_LIMIT_MS = 120_000;
 
 const url = process.env['PAGE_URL'] ?? 'http://127.0.0.1:4580';
-const file = join(resolve(import.meta.dirname, '..', '..', '..'), 'docs', 'images', 'local.png');
+const file = resolve(import.meta.dirname, '../../../docs/images/local.png');
 const executable = findBrowser();
 if (executable === undefined) throw new Error('There is no Chromium or Chrome on PATH');
 
@@ -24,7 +24,6 @@ await now.filter({ hasText: 'Attempt 1 of 3 runs mlInference' }).waitFor();
 await page.locator('#kill').click();
 await now.filter({ hasText: 'Attempt 2 of 3 runs mlInference' }).waitFor({ timeout: RETRY_LIMIT_MS });
 await page.waitForTimeout(1000);
-mkdirSync(join(file, '..'), { recursive: true });
 await page.evaluate('scrollTo(0, 0)');
 await page.screenshot({ path: file });
 await browser.close();

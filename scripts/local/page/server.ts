@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { stripTypeScriptTypes } from 'node:module';
-import { extname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -39,17 +39,13 @@ const PORTS = 50;
 /** How long a request waits for the API while a deployment replaces it. */
 const API_LIMIT_MS = 30_000;
 
-/** What the page loads, by path. The scripts have the paths that their imports say. */
+const PAGE = '/scripts/local/page/page.html';
+/** What the page loads, and its content type. The scripts have the paths that their imports say. */
 const FILES = new Map([
-  ['/', 'scripts/local/page/page.html'],
-  ...['scripts/local/page/page.css', 'scripts/local/page/page.ts', 'scripts/local/page/history.ts'].map(byPath),
-  ...['client/jobs.ts', 'src/job.ts', 'scripts/aws/logEntry.ts', 'scripts/aws/oneLine.ts'].map(byPath),
-]);
-
-const TYPES = new Map([
-  ['.html', 'text/html; charset=utf-8'],
-  ['.css', 'text/css; charset=utf-8'],
-  ['.ts', 'text/javascript; charset=utf-8'],
+  [PAGE, 'text/html'],
+  ['/scripts/local/page/page.css', 'text/css'],
+  ...['/scripts/local/page/page.ts', '/scripts/local/page/history.ts', '/client/jobs.ts', '/src/job.ts'].map(script),
+  ...['/scripts/aws/logEntry.ts', '/scripts/aws/oneLine.ts'].map(script),
 ]);
 
 const SECURITY_HEADERS = {
@@ -73,7 +69,7 @@ const HOP_BY_HOP = /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encod
 export async function startPageServer(aws: Emulator, firstPort: number): Promise<PageServer> {
   let stack: Stack | undefined;
   let deployment: State['deployment'] = { isRunning: false, lastAt: 0 };
-  let apiId = '';
+  let apiId: string | undefined;
   const dynamodb = DynamoDBDocumentClient.from(new DynamoDBClient(clientOptions(aws)));
 
   const server = createServer((request, response) => {
@@ -107,25 +103,27 @@ export async function startPageServer(aws: Emulator, firstPort: number): Promise
         return isSent ? send(response, 200, { sent: 1 }) : send(response, 404, { error: 'No such failed event' });
       }
     }
-    if (method === 'GET' && pathname === '/events') return sendEvents(response);
-    const file = FILES.get(pathname);
-    if (file === undefined || method !== 'GET') return send(response, 404, { error: 'Not found' });
+    if (method === 'GET' && pathname === '/events') {
+      response.writeHead(200, { ...SECURITY_HEADERS, 'Content-Type': 'text/event-stream' });
+      return pipeline(eventsFor(response), response);
+    }
+    const file = pathname === '/' ? PAGE : pathname;
+    const type = FILES.get(file);
+    if (type === undefined || method !== 'GET') return send(response, 404, { error: 'Not found' });
     const source = await readFile(join(root, file), 'utf8');
-    const type = TYPES.get(extname(file)) ?? '';
-    response.writeHead(200, { ...SECURITY_HEADERS, 'Content-Type': type });
-    response.end(extname(file) === '.ts' ? stripTypeScriptTypes(source) : source);
+    response.writeHead(200, { ...SECURITY_HEADERS, 'Content-Type': `${type}; charset=utf-8` });
+    response.end(file.endsWith('.ts') ? stripTypeScriptTypes(source) : source);
   }
 
-  /** Sends the state whenever it has changed, and all reports, until the page is closed. */
-  async function sendEvents(response: ServerResponse): Promise<void> {
-    response.writeHead(200, { ...SECURITY_HEADERS, 'Content-Type': 'text/event-stream' });
-    response.write('retry: 500\n\n');
+  /** All reports, and the state whenever it has changed, until the page is closed. */
+  async function* eventsFor(response: ServerResponse) {
+    yield 'retry: 500\n\n';
     const observe = observer(aws, dynamodb);
     for (let sent = ''; !response.destroyed; await sleep(INTERVAL_MS)) {
       const { state, reports } = await observe(stack, deployment);
       const next = JSON.stringify(state);
-      if (next !== sent) response.write(`event: state\ndata: ${next}\n\n`);
-      if (reports.length > 0) response.write(`event: reports\ndata: ${JSON.stringify(reports)}\n\n`);
+      if (next !== sent) yield `event: state\ndata: ${next}\n\n`;
+      if (reports.length > 0) yield `event: reports\ndata: ${JSON.stringify(reports)}\n\n`;
       sent = next;
     }
   }
@@ -134,21 +132,23 @@ export async function startPageServer(aws: Emulator, firstPort: number): Promise
   async function passOn(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await buffer(request);
     for (const giveUpAt = Date.now() + API_LIMIT_MS; ; await sleep(INTERVAL_MS)) {
-      const incoming = apiId === '' ? undefined : await callApi(aws, apiId, request, body);
-      if (incoming !== undefined && incoming.statusCode !== 404) return passBack(incoming, response);
-      // The API itself returned 404, or there is no such API any more.
-      const newest = await newestApi(aws, stack?.stackName);
-      if (incoming !== undefined && newest === apiId) return passBack(incoming, response);
+      const incoming = apiId === undefined ? undefined : await callApi(aws, apiId, request, body);
+      // After a 404: the API itself returned it, or there is no such API any more.
+      const newest = (incoming?.statusCode ?? 404) === 404 ? await newestApi(aws, stack?.stackName) : apiId;
+      if (incoming !== undefined && newest === apiId) {
+        response.sendDate = false;
+        response.writeHead(incoming.statusCode ?? 502, incoming.statusMessage, endToEnd(incoming.rawHeaders));
+        return pipeline(incoming, response);
+      }
       incoming?.resume();
-      apiId = newest ?? '';
+      apiId = newest;
       if (newest === undefined && (stack === undefined || Date.now() > giveUpAt)) {
         return send(response, 503, { error: 'The application is not deployed yet' }, { 'Retry-After': '1' });
       }
     }
   }
 
-  const port = await listen(server, firstPort);
-  const url = `http://127.0.0.1:${port}`;
+  const url = `http://127.0.0.1:${await listen(server, firstPort)}`;
   return {
     url,
     baseUrl: `${url}/Prod`,
@@ -166,8 +166,8 @@ export async function startPageServer(aws: Emulator, firstPort: number): Promise
   };
 }
 
-function byPath(file: string): [string, string] {
-  return [`/${file}`, file];
+function script(path: string): [string, string] {
+  return [path, 'text/javascript'];
 }
 
 function send(response: ServerResponse, status: number, body: object, headers: Record<string, string> = {}): void {
@@ -177,50 +177,46 @@ function send(response: ServerResponse, status: number, body: object, headers: R
 
 async function listen(server: ReturnType<typeof createServer>, firstPort: number): Promise<number> {
   for (let port = firstPort; ; port += 1) {
-    server.listen(port, '127.0.0.1');
     try {
-      await once(server, 'listening');
+      await once(server.listen(port, '127.0.0.1'), 'listening');
       return port;
     } catch (error) {
-      const isInUse = typeof error === 'object' && error !== null && 'code' in error && error.code === 'EADDRINUSE';
-      if (!isInUse || port === firstPort + PORTS) throw error;
+      if (Object(error).code !== 'EADDRINUSE' || port === firstPort + PORTS) throw error;
     }
   }
 }
 
 async function sendEventAgain(aws: Emulator, { outputs }: Stack, messageId: string): Promise<boolean> {
-  const queue = new FailedEvents(
-    new SQSClient({ ...clientOptions(aws), useQueueUrlAsEndpoint: false }),
-    outputs['FailedEventsQueueUrl'] ?? '',
-  );
+  const sqs = new SQSClient({ ...clientOptions(aws), useQueueUrlAsEndpoint: false });
+  const queue = new FailedEvents(sqs, outputs['FailedEventsQueueUrl'] ?? '');
   const events = await queue.receive();
   const event = events.find((candidate) => candidate.messageId === messageId);
-  await queue.release(events.filter((other) => other !== event));
-  if (event === undefined) return false;
-  await sendAgain(new LambdaClient(clientOptions(aws)), outputs['WorkerFunctionName'] ?? '', event);
-  await queue.delete(event);
-  return true;
+  try {
+    if (event === undefined) return false;
+    await sendAgain(new LambdaClient(clientOptions(aws)), outputs['WorkerFunctionName'] ?? '', event);
+    await queue.delete(event);
+    events.splice(events.indexOf(event), 1);
+    return true;
+  } finally {
+    await queue.release(events);
+  }
 }
 
 /** The id of the stack's API. While a deployment replaces it there may be two, or none. */
 async function newestApi({ endpoint }: Emulator, stackName: string | undefined): Promise<string | undefined> {
-  const body: { item?: { id: string; name: string; createdDate: number }[] } = JSON.parse(
-    await (await fetch(`${endpoint}/restapis`)).text(),
-  );
-  const apis = (body.item ?? []).filter(({ name }) => name === stackName);
+  const response = await fetch(`${endpoint}/restapis`);
+  type Apis = { item?: { id: string; name: string; createdDate: number }[] };
+  const { item = [] }: Apis = JSON.parse(await response.text());
+  const apis = item.filter(({ name }) => name === stackName);
   return apis.sort((a, b) => b.createdDate - a.createdDate)[0]?.id;
 }
 
 async function callApi(aws: Emulator, apiId: string, request: IncomingMessage, body: Buffer): Promise<IncomingMessage> {
   const { method, url: path, rawHeaders } = request;
-  const headers = endToEnd(rawHeaders, /^(?:host|content-length)$/i);
-  headers.push('Host', `${apiId}.execute-api.localhost:${aws.port}`);
-  if (body.length > 0 || request.headers['content-length'] !== undefined) {
-    headers.push('Content-Length', String(body.length));
-  }
+  const headers = endToEnd(rawHeaders, `${apiId}.execute-api.localhost:${aws.port}`);
   // A new connection each time, because the emulator may be about to close an old one.
   const outgoing = httpRequest({ host: '127.0.0.1', port: aws.port, method, path, headers, agent: false });
-  // After the response has begun, passBack throws the same error. Without a listener this process would end.
+  // After the response has begun, its pipeline throws the same error. Without a listener this process would end.
   outgoing.on('error', () => undefined);
   outgoing.end(body);
   const [incoming]: IncomingMessage[] = await once(outgoing, 'response');
@@ -228,15 +224,10 @@ async function callApi(aws: Emulator, apiId: string, request: IncomingMessage, b
   return incoming;
 }
 
-async function passBack(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
-  response.sendDate = false;
-  response.writeHead(incoming.statusCode ?? 502, incoming.statusMessage, endToEnd(incoming.rawHeaders));
-  await pipeline(incoming, response);
-}
-
-/** The headers without those that are about one connection, as name, value, name, value. */
-function endToEnd(rawHeaders: readonly string[], others?: RegExp): string[] {
-  return rawHeaders.flatMap((name, index) =>
-    index % 2 === 1 || HOP_BY_HOP.test(name) || others?.test(name) ? [] : [name, rawHeaders[index + 1] ?? ''],
-  );
+/** The headers without those that are about one connection, and with this host, as name, value, name, value. */
+function endToEnd(rawHeaders: readonly string[], host = ''): string[] {
+  return rawHeaders.flatMap((name, index) => {
+    if (index % 2 === 1 || HOP_BY_HOP.test(name)) return [];
+    return [name, /^host$/i.test(name) ? host : (rawHeaders[index + 1] ?? '')];
+  });
 }
