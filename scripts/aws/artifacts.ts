@@ -26,10 +26,8 @@ export async function versionsUnder(bucket: string, prefix: string): Promise<Obj
     for (const { Key, VersionId } of [...(page?.Versions ?? []), ...(page?.DeleteMarkers ?? [])]) {
       found.push({ Key, VersionId });
     }
-    next =
-      page?.IsTruncated === true
-        ? { KeyMarker: page.NextKeyMarker, VersionIdMarker: page.NextVersionIdMarker }
-        : undefined;
+    const { NextKeyMarker: KeyMarker, NextVersionIdMarker: VersionIdMarker } = page ?? {};
+    next = page?.IsTruncated === true ? { KeyMarker, VersionIdMarker } : undefined;
   }
   return found;
 }
@@ -38,14 +36,10 @@ export async function versionsUnder(bucket: string, prefix: string): Promise<Obj
 export async function deleteVersions(bucket: string, versions: readonly ObjectIdentifier[]): Promise<void> {
   for (let start = 0; start < versions.length; start += BATCH_SIZE) {
     const batch = versions.slice(start, start + BATCH_SIZE);
-    const { Errors: [error, ...more] = [] } = await s3.send(
-      new DeleteObjectsCommand({ Bucket: bucket, Delete: { Objects: batch, Quiet: true } }),
-    );
-    if (error !== undefined) {
-      throw new Error(
-        `${1 + more.length} artifacts could not be deleted: ${error.Key}: ${error.Message ?? error.Code}`,
-      );
-    }
+    const deletion = new DeleteObjectsCommand({ Bucket: bucket, Delete: { Objects: batch, Quiet: true } });
+    const { Errors: [error, ...more] = [] } = await s3.send(deletion);
+    if (error === undefined) continue;
+    throw new Error(`${1 + more.length} artifacts could not be deleted: ${error.Key}: ${error.Message ?? error.Code}`);
   }
 }
 
@@ -54,9 +48,9 @@ export async function foldersOfOthers(bucket: string, own: string): Promise<stri
   const page = await s3
     .send(new ListObjectVersionsCommand({ Bucket: bucket, Delimiter: '/' }))
     .catch(ignoreMissingBucket);
-  const folders = (page?.CommonPrefixes ?? []).map(({ Prefix = '' }) => Prefix);
-  const files = [...(page?.Versions ?? []), ...(page?.DeleteMarkers ?? [])].map(({ Key = '' }) => Key);
-  const names = [...new Set([...folders, ...files])].filter((name) => name !== own);
+  const { CommonPrefixes: folders = [], Versions: files = [], DeleteMarkers: deleted = [] } = page ?? {};
+  const all = [...folders.map(({ Prefix = '' }) => Prefix), ...[...files, ...deleted].map(({ Key = '' }) => Key)];
+  const names = [...new Set(all)].filter((name) => name !== own);
   return names.length > SHOWN_NAMES ? [...names.slice(0, SHOWN_NAMES), '...'] : names;
 }
 

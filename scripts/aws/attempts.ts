@@ -20,26 +20,16 @@ export function withOutcomes(entries: readonly LogEntry[]): LogEntry[] {
     if (lines.some(({ fields }) => LAST_MESSAGES.includes(String(fields.get('message'))))) continue;
     const isOver = next !== undefined || entries.some(({ fields }) => fields.get('message') === 'Job lapsed');
     const last = lines.at(-1) ?? start;
-    const text = `Attempt ${start.fields.get('attempt')} ${outcomeOf(lines, isOver)}`;
-    added.set(last, [
-      {
-        ...last,
-        message: text,
-        fields: new Map([
-          ['level', 'NOTE'],
-          ['message', text],
-        ]),
-      },
-    ]);
+    const message = `Attempt ${start.fields.get('attempt')} ${outcomeOf(lines, isOver)}`;
+    added.set(last, [{ ...last, message, fields: new Map(Object.entries({ level: 'NOTE', message })) }]);
   }
   return entries.flatMap((entry) => [entry, ...(added.get(entry) ?? [])]);
 }
 
 /** Lambda's own last line about an invocation is JSON or text, as the function's log format says. */
 function outcomeOf(lines: readonly LogEntry[], isOver: boolean): string {
-  if (lines.some(({ message }) => /"status":\s*"timeout"|Status: timeout|Task timed out/.test(message))) {
-    return 'timed out';
-  }
-  const hasReport = lines.some(({ message }) => /^REPORT |"type":\s*"platform\.report"/.test(message));
+  const has = (pattern: RegExp) => lines.some(({ message }) => pattern.test(message));
+  if (has(/"status":\s*"timeout"|Status: timeout|Task timed out/)) return 'timed out';
+  const hasReport = has(/^REPORT |"type":\s*"platform\.report"/);
   return hasReport || isOver ? 'crashed' : 'is still running, or has just crashed';
 }

@@ -52,21 +52,18 @@ async function ownParameters({ StackName, Parameters = [] }: Stack): Promise<str
     new GetTemplateSummaryCommand({ StackName }),
   );
   const defaults = new Map(declared.map(({ ParameterKey, DefaultValue }) => [ParameterKey, DefaultValue]));
-  const own = Parameters.filter(({ ParameterKey, ParameterValue }) => defaults.get(ParameterKey) !== ParameterValue);
-  if (own.length === 0) return '';
-  const lines = own.map(
-    ({ ParameterKey = '', ParameterValue }) =>
-      `  ${ParameterKey} is ${ParameterValue} (default: ${defaults.get(ParameterKey)})`,
-  );
-  return `\nParameters that differ from their defaults, which each deployment keeps unless it sets them:\n${lines.join('\n')}\n`;
+  const lines = Parameters.flatMap(({ ParameterKey, ParameterValue }) => {
+    const value = defaults.get(ParameterKey);
+    return value === ParameterValue ? [] : [`  ${ParameterKey} is ${ParameterValue} (default: ${value})`];
+  });
+  return lines.length === 0
+    ? ''
+    : `\nParameters that differ from their defaults, which each deployment keeps unless it sets them:\n${lines.join('\n')}\n`;
 }
 
 /** The AWS emulator (AWS_ENDPOINT_URL on loopback) serves its APIs under other host names than AWS. */
 function reachable(value: string): string {
-  const endpoint = process.env['AWS_ENDPOINT_URL'];
-  if (endpoint === undefined || !usesEmulator(process.env)) return value;
-  return value.replace(
-    /^https:\/\/(\w+)\.execute-api\.[^/]+/,
-    `http://$1.execute-api.localhost:${new URL(endpoint).port}`,
-  );
+  if (!usesEmulator(process.env)) return value;
+  const { port } = new URL(requireEnv('AWS_ENDPOINT_URL'));
+  return value.replace(/^https:\/\/(\w+)\.execute-api\.[^/]+/, `http://$1.execute-api.localhost:${port}`);
 }

@@ -28,7 +28,6 @@ export interface FailedEvent {
   readonly description: string;
 }
 
-/** The queue of failed events. */
 export class FailedEvents {
   readonly #sqs: SQSClient;
   readonly #queueUrl: string;
@@ -67,16 +66,10 @@ export class FailedEvents {
   async release(events: readonly FailedEvent[]): Promise<void> {
     for (let start = 0; start < events.length; start += BATCH_SIZE) {
       const batch = events.slice(start, start + BATCH_SIZE);
-      await this.#sqs.send(
-        new ChangeMessageVisibilityBatchCommand({
-          QueueUrl: this.#queueUrl,
-          Entries: batch.map(({ receiptHandle }, index) => ({
-            Id: String(index),
-            ReceiptHandle: receiptHandle,
-            VisibilityTimeout: 0,
-          })),
-        }),
-      );
+      const Entries = batch.map(({ receiptHandle: ReceiptHandle }, index) => {
+        return { Id: String(index), ReceiptHandle, VisibilityTimeout: 0 };
+      });
+      await this.#sqs.send(new ChangeMessageVisibilityBatchCommand({ QueueUrl: this.#queueUrl, Entries }));
     }
   }
 }
@@ -88,32 +81,18 @@ export async function sendAgain(lambda: LambdaClient, workerName: string, event:
 }
 
 /** Reads a message of the queue as Lambda writes it. */
-export function parseFailedEvent({
-  Body = '',
-  MessageId = '',
-  ReceiptHandle = '',
-  Attributes = {},
-}: Message): FailedEvent {
-  const record = parseJson(Body);
-  const requestPayload = field(record, 'requestPayload');
-  const id = field(requestPayload, 'jobId');
+export function parseFailedEvent(message: Message): FailedEvent {
+  const { MessageId: messageId = '', ReceiptHandle: receiptHandle = '', Body = '', Attributes } = message;
+  const { requestPayload, requestContext, responsePayload, responseContext } = fieldsOf(parseJson(Body));
+  const { jobId: id } = fieldsOf(requestPayload);
+  const { condition = '-', approximateInvokeCount = '?' } = fieldsOf(requestContext);
+  const { functionError = '-' } = fieldsOf(responseContext);
+  const { errorMessage = functionError } = fieldsOf(responsePayload);
   const jobId = typeof id === 'string' && isUuid(id) ? id : undefined;
-  const context = field(record, 'requestContext');
-  const error = field(field(record, 'responsePayload'), 'errorMessage');
-  const columns = [
-    jobId ?? `message ${MessageId}`,
-    new Date(Number(Attributes['SentTimestamp'] ?? 0)).toISOString(),
-    field(context, 'condition') ?? '-',
-    `invoked ${field(context, 'approximateInvokeCount') ?? '?'} times`,
-    error ?? field(field(record, 'responseContext'), 'functionError') ?? '-',
-  ];
-  return {
-    messageId: MessageId,
-    receiptHandle: ReceiptHandle,
-    jobId,
-    requestPayload,
-    description: columns.map(printable).join('  '),
-  };
+  const sent = new Date(Number(Attributes?.['SentTimestamp'] ?? 0)).toISOString();
+  const name = jobId ?? `message ${messageId}`;
+  const columns = [name, sent, condition, `invoked ${approximateInvokeCount} times`, errorMessage];
+  return { messageId, receiptHandle, jobId, requestPayload, description: columns.map(printable).join('  ') };
 }
 
 function parseJson(text: string): unknown {
@@ -124,10 +103,8 @@ function parseJson(text: string): unknown {
   }
 }
 
-function field(value: unknown, name: string): unknown {
-  return typeof value === 'object' && value !== null
-    ? new Map<string, unknown>(Object.entries(value)).get(name)
-    : undefined;
+function fieldsOf(value: unknown): Record<string, unknown> {
+  return { ...Object(value) };
 }
 
 function printable(value: unknown): string {

@@ -1,6 +1,5 @@
 /**
- * Lists the failed events (those that Lambda gave up on). With --send, starts their jobs again. Run
- * by redrive.sh.
+ * Lists the failed events. With --send, starts their jobs again. Run by redrive.sh.
  *
  * An event is sent first, then deleted from the queue. If the script crashes in between, the next
  * run sends the event again. This is harmless, because the worker's claim decides whether a job runs.
@@ -14,12 +13,6 @@ import { parseJob } from '../../src/jobRepository.ts';
 import { messageOf } from './errors.ts';
 import { type FailedEvent, FailedEvents, HIDDEN_SECONDS, MAX_EVENTS, sendAgain } from './failedEvents.ts';
 import { requireOutput, requireStack, run } from './stack.ts';
-
-/** What --send does with an event, and why. */
-interface Plan {
-  readonly action: 'send' | 'delete' | 'keep';
-  readonly reason: string;
-}
 
 const dynamodb = DynamoDBDocumentClient.from(new DynamoDBClient());
 const lambda = new LambdaClient();
@@ -39,13 +32,12 @@ await run(async () => {
   const left = new Set(events);
   try {
     for (const event of events) {
-      const plan = await planFor(event, tableName);
-      if (!args.includes('--send') || plan.action === 'keep') {
-        print(event, plan.reason);
-        continue;
-      }
-      if (plan.action === 'send') await sendAgain(lambda, workerName, event);
-      print(event, plan.action === 'send' ? 'sent' : `${plan.reason}, deleted`);
+      const { action, reason } = await planFor(event, tableName);
+      const isHandled = args.includes('--send') && action !== 'keep';
+      if (isHandled && action === 'send') await sendAgain(lambda, workerName, event);
+      const outcome = !isHandled ? reason : action === 'send' ? 'sent' : `${reason}, deleted`;
+      console.log(`${event.description}  ${outcome}`);
+      if (!isHandled) continue;
       await queue.delete(event);
       left.delete(event);
     }
@@ -58,8 +50,11 @@ await run(async () => {
   return 0;
 });
 
-/** Decides by the job's phase, without changing the job. */
-async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan> {
+/** What --send does with an event, and why. Decides by the job's phase, without changing the job. */
+async function planFor(
+  { jobId }: FailedEvent,
+  tableName: string,
+): Promise<{ action: 'send' | 'delete' | 'keep'; reason: string }> {
   if (jobId === undefined) return { action: 'keep', reason: 'no job ID; delete this message manually' };
   const { Item } = await dynamodb.send(new GetCommand({ TableName: tableName, Key: { jobId }, ConsistentRead: true }));
   if (Item === undefined) return { action: 'delete', reason: 'job not found' };
@@ -67,16 +62,11 @@ async function planFor({ jobId }: FailedEvent, tableName: string): Promise<Plan>
     const job = parseJob(Item);
     const now = unixSeconds(Date.now());
     if (isExpired(job, now)) return { action: 'delete', reason: 'job not found' };
-    switch (phaseOf(job, now)) {
-      case 'ended':
-        return { action: 'delete', reason: `job already ended (${job.status})` };
-      case 'lapsed':
-        return { action: 'delete', reason: 'job already ended (ERROR)' };
-      case 'held':
-        return { action: 'keep', reason: 'an attempt may still be running: try again in 3 minutes' };
-      default:
-        return { action: 'send', reason: `job can still run (${job.status}): start it with --send` };
-    }
+    const phase = phaseOf(job, now);
+    if (phase === 'ended') return { action: 'delete', reason: `job already ended (${job.status})` };
+    if (phase === 'lapsed') return { action: 'delete', reason: 'job already ended (ERROR)' };
+    if (phase === 'held') return { action: 'keep', reason: 'an attempt may still be running: try again in 3 minutes' };
+    return { action: 'send', reason: `job can still run (${job.status}): start it with --send` };
   } catch (error) {
     return { action: 'keep', reason: messageOf(error) };
   }
@@ -92,8 +82,4 @@ async function warnOfHiddenEvents(queueUrl: string): Promise<void> {
     `About ${hidden} more are hidden by another run, which may have been interrupted. ` +
       `They will be visible again within ${HIDDEN_SECONDS / 60} minutes`,
   );
-}
-
-function print({ description }: FailedEvent, outcome: string): void {
-  console.log(`${description}  ${outcome}`);
 }

@@ -44,54 +44,41 @@ export function emulatorSettings(shell: Variables): Variables {
  */
 export function settingsOf(shell: Variables, file: string, note: (text: string) => void): Variables {
   const found = new Map<string, string>();
-  const names = new Set<string>();
-  for (const [index, line] of file
-    .replace(/^\ufeff/, '')
-    .split(/\r?\n/)
-    .entries()) {
-    const assignment = parseLine(line, index + 1);
-    if (assignment === undefined) continue;
-    const { name, value } = assignment;
+  const lines = file.replace(/^\ufeff/, '').split(/\r?\n/);
+  for (const [index, line] of lines.entries()) {
+    if (/^\s*(?:#.*)?$/.test(line)) continue;
+    const place = `line ${index + 1} of .env`;
+    const [, name, raw = ''] = /^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line) ?? [];
+    if (name === undefined) throw new Error(`${place} is not KEY=value`);
+    // Node accepts malformed lines.
+    const value = parseEnv(line)[name] ?? '';
+    if (/^["'`]/.test(raw) && raw.startsWith(value.slice(0, 1)) && value !== '') {
+      throw new Error(`${place}: the value of ${name} has no closing quote`);
+    }
+    // Node would cut the value without an error.
+    if (/^(?!["'`])[^#]*[^\s#]#/.test(raw)) {
+      throw new Error(`${place}: the value of ${name} contains #, so it needs quotes`);
+    }
     if (!SETTING.test(name)) {
-      note(`${name} in line ${index + 1} of .env is not used`);
+      note(`${name} in ${place} is not used`);
       continue;
     }
-    if (names.has(name)) throw new Error(`line ${index + 1} of .env: ${name} is set twice`);
-    names.add(name);
-    if (/^your[-_]/i.test(value)) {
-      throw new Error(`line ${index + 1} of .env: ${name} still has the placeholder of example.env`);
-    }
-    if (value !== '') found.set(name, value);
+    if (found.has(name)) throw new Error(`${place}: ${name} is set twice`);
+    if (/^your[-_]/i.test(value)) throw new Error(`${place}: ${name} still has the placeholder of example.env`);
+    found.set(name, value);
   }
-  const replaced = CREDENTIALS.some((name) => found.has(name)) ? CREDENTIALS : [];
-  return checked({ ...without(shell, replaced), ...Object.fromEntries(found) });
-}
-
-/** One line of .env, which Node parses; undefined for a blank line or a comment. Node accepts malformed lines. */
-function parseLine(line: string, number: number): { name: string; value: string } | undefined {
-  if (/^\s*(?:#.*)?$/.test(line)) return undefined;
-  const [, name, raw = ''] = /^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line) ?? [];
-  if (name === undefined) throw new Error(`line ${number} of .env is not KEY=value`);
-  const value = parseEnv(line)[name] ?? '';
-  if (/^["'`]/.test(raw) && raw.startsWith(value.slice(0, 1)) && value !== '') {
-    throw new Error(`line ${number} of .env: the value of ${name} has no closing quote`);
-  }
-  // Node would cut the value without an error.
-  if (/^(?!["'`])[^#]*[^\s#]#/.test(raw)) {
-    throw new Error(`line ${number} of .env: the value of ${name} contains #, so it needs quotes`);
-  }
-  return { name, value };
+  const set = Object.fromEntries([...found].filter(([, value]) => value !== ''));
+  return checked({ ...without(shell, CREDENTIALS.some((name) => set[name]) ? CREDENTIALS : []), ...set });
 }
 
 /** Throws an Error unless region, stack name and one kind of credentials are set. */
 function checked(settings: Variables): Variables {
-  const { AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, STACK_NAME } = settings;
-  if (!AWS_PROFILE) {
-    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']) {
-      if (!settings[name]) throw new Error(`${name} is not set in .env (nor is AWS_PROFILE)`);
+  const { AWS_PROFILE, AWS_DEFAULT_REGION, STACK_NAME } = settings;
+  for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']) {
+    if (AWS_PROFILE && settings[name]) {
+      throw new Error('AWS_PROFILE and access keys are both set, in .env or in the shell: remove one of them');
     }
-  } else if (AWS_ACCESS_KEY_ID || AWS_SECRET_ACCESS_KEY) {
-    throw new Error('AWS_PROFILE and access keys are both set, in .env or in the shell: remove one of them');
+    if (!AWS_PROFILE && !settings[name]) throw new Error(`${name} is not set in .env (nor is AWS_PROFILE)`);
   }
   if (!AWS_DEFAULT_REGION) throw new Error('AWS_DEFAULT_REGION is not set in .env');
   if (!STACK_NAME) throw new Error('STACK_NAME is not set in .env');

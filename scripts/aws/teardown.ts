@@ -1,12 +1,10 @@
 /**
- * Deletes what deploy.sh created: the stack, its build artifacts with all versions, and SAM's bucket
- * and stack if no other application uses them. Run by teardown.sh. Running it again
- * finishes an interrupted run.
+ * Deletes what deploy.sh created: the stack, its build artifacts with all versions, and SAM's bucket and stack
+ * if no other application uses them. Run by teardown.sh. Running it again finishes an interrupted run.
  *
  * `sam delete` is not used: it exits 0 if the stack does not exist, and leaves all versions in the bucket.
  */
 import { createInterface } from 'node:readline/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
 import {
   CloudFormationClient,
   DeleteStackCommand,
@@ -14,6 +12,9 @@ import {
   paginateListStackResources,
   paginateListStacks,
   type Stack,
+  type StackResourceSummary,
+  type StackSummary,
+  waitUntilStackDeleteComplete,
 } from '@aws-sdk/client-cloudformation';
 import { DescribeTableCommand, DynamoDBClient, ResourceNotFoundException } from '@aws-sdk/client-dynamodb';
 import { GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts';
@@ -24,20 +25,7 @@ import { findStack, run } from './stack.ts';
 /** The stack that `sam deploy --resolve-s3` creates once for all SAM applications of an account and region. */
 const SAM_STACK_NAME = 'aws-sam-cli-managed-default';
 
-const STACK_DELETION_LIMIT_MS = 15 * 60 * 1000;
-const STACK_POLL_MS = 1000;
-
-/** SAM's stack and its bucket. */
-interface SamStorage {
-  readonly stack: Stack;
-  readonly bucket: string;
-  /** How many versions and delete markers the application's folder has. */
-  readonly artifacts: number;
-  /** Why both are kept; undefined if they are deleted. */
-  readonly keptBecause: string | undefined;
-}
-
-const cloudFormation = new CloudFormationClient();
+const client = new CloudFormationClient();
 
 await run(async () => {
   const args = process.argv.slice(2);
@@ -49,12 +37,18 @@ await run(async () => {
   const place = `account ${account}, region ${requireEnv('AWS_REGION')}`;
 
   // All checks come before the first deletion.
-  const stack = (await findStack(cloudFormation, stackName)) ?? (await findDeletedStack(stackName));
+  const stack = (await findStack(client, stackName)) ?? (await findDeletedStack(stackName));
   if (stack === undefined) throw new Error(`The stack ${stackName} does not exist in ${place}`);
-  const { resources, table } = await resourcesOf(stack);
-  refuseProtected(stack);
+  const resources = await resourcesOf(stack);
+  if (stack.EnableTerminationProtection === true) {
+    throw new Error(
+      `The stack ${stackName} has termination protection; nothing was deleted. To turn it off: ` +
+        `aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name ${stackName}`,
+    );
+  }
   refuseInProgress(stack);
-  await refuseProtectedTable(table);
+  const table = resources.find(({ LogicalResourceId }) => LogicalResourceId === 'JobsTable');
+  if (table?.PhysicalResourceId !== undefined) await refuseProtected(table.PhysicalResourceId);
   const sam = await findSamStorage(folder);
 
   const isDeleted = stack.StackStatus === 'DELETE_COMPLETE';
@@ -63,7 +57,14 @@ await run(async () => {
     return 0;
   }
   console.log(`Stack ${stackName} (${stack.StackStatus}) in ${place}\n\nThis will be deleted, with all jobs and logs:`);
-  for (const line of [...resources, ...(sam === undefined ? [] : deletionsOf(sam, folder))]) console.log(`  ${line}`);
+  for (const { ResourceType, PhysicalResourceId = '-' } of resources)
+    console.log(`  ${ResourceType}  ${PhysicalResourceId}`);
+  if (sam && sam.artifacts > 0) {
+    console.log(`  ${sam.artifacts} versions of build artifacts in s3://${sam.bucket}/${folder}`);
+  }
+  if (sam && sam.keptBecause === undefined) {
+    console.log(`  SAM's bucket ${sam.bucket} and its stack ${SAM_STACK_NAME}`);
+  }
   if (!args.includes('--yes') && !(await confirmed())) {
     console.log('\nCancelled: nothing was deleted.');
     return 1;
@@ -71,7 +72,7 @@ await run(async () => {
 
   console.log('');
   const retained = isDeleted ? [] : await deleteStack(stack);
-  const kept = sam === undefined ? undefined : await deleteSamStorage(sam, folder);
+  const kept = sam && (await deleteSamStorage(sam, folder));
   console.log(`\nThe stack ${stackName} is deleted. What remains:`);
   for (const resource of retained) console.log(`  ${resource} (kept by its DeletionPolicy)`);
   if (kept !== undefined) console.log(`  SAM's bucket and its stack ${SAM_STACK_NAME}, because ${kept}`);
@@ -82,64 +83,38 @@ await run(async () => {
 
 /** The last deleted stack with this name, or undefined if there is none. CloudFormation lists it for 90 days. */
 async function findDeletedStack(stackName: string): Promise<Stack | undefined> {
-  const pages = paginateListStacks({ client: cloudFormation }, { StackStatusFilter: ['DELETE_COMPLETE'] });
-  const found: { readonly id: string; readonly deletedAt: number }[] = [];
-  for await (const { StackSummaries = [] } of pages) {
-    for (const { StackName, StackId: id = '', DeletionTime } of StackSummaries) {
-      if (StackName === stackName) found.push({ id, deletedAt: DeletionTime?.getTime() ?? 0 });
-    }
+  const found: StackSummary[] = [];
+  for await (const page of paginateListStacks({ client }, { StackStatusFilter: ['DELETE_COMPLETE'] })) {
+    found.push(...(page.StackSummaries ?? []).filter(({ StackName }) => StackName === stackName));
   }
-  const [last] = found.sort((a, b) => b.deletedAt - a.deletedAt);
-  return last && findStack(cloudFormation, last.id);
+  const [last] = found.sort((a, b) => Number(b.DeletionTime) - Number(a.DeletionTime));
+  return last && findStack(client, last.StackId ?? '');
 }
 
-/**
- * The resources that a stack still has, and the name of its jobs table if that is one of them. Throws an
- * Error if the stack belongs to another application.
- */
-async function resourcesOf(stack: Stack): Promise<{ resources: string[]; table: string | undefined }> {
-  const resources: string[] = [];
-  let table: string | undefined;
-  const names = new Set<string | undefined>();
-  for await (const page of paginateListStackResources({ client: cloudFormation }, { StackName: stack.StackId })) {
-    for (const resource of page.StackResourceSummaries ?? []) {
-      const { LogicalResourceId, ResourceType, PhysicalResourceId = '-', ResourceStatus } = resource;
-      names.add(LogicalResourceId);
-      if (!/^DELETE_(?:COMPLETE|SKIPPED)$/.test(ResourceStatus ?? '')) {
-        resources.push(`${ResourceType}  ${PhysicalResourceId}`);
-        if (LogicalResourceId === 'JobsTable') table = resource.PhysicalResourceId;
-      }
-    }
+/** The resources that a stack still has. Throws an Error if the stack belongs to another application. */
+async function resourcesOf({ StackName, StackId }: Stack): Promise<StackResourceSummary[]> {
+  const all: StackResourceSummary[] = [];
+  for await (const page of paginateListStackResources({ client }, { StackName: StackId })) {
+    all.push(...(page.StackResourceSummaries ?? []));
   }
-  if (names.size > 0 && !names.has('JobsTable')) {
-    throw new Error(`The stack ${stack.StackName} belongs to another application; nothing was deleted`);
+  if (all.length > 0 && !all.some(({ LogicalResourceId }) => LogicalResourceId === 'JobsTable')) {
+    throw new Error(`The stack ${StackName} belongs to another application; nothing was deleted`);
   }
-  return { resources, table };
-}
-
-function refuseProtected({ StackName, EnableTerminationProtection }: Stack): void {
-  if (EnableTerminationProtection !== true) return;
-  throw new Error(
-    `The stack ${StackName} has termination protection; nothing was deleted. To turn it off: ` +
-      `aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name ${StackName}`,
-  );
+  return all.filter(({ ResourceStatus = '' }) => !/^DELETE_(?:COMPLETE|SKIPPED)$/.test(ResourceStatus));
 }
 
 /** CloudFormation would delete the functions and the API before it fails to delete the table. */
-async function refuseProtectedTable(table: string | undefined): Promise<void> {
-  if (table === undefined) return;
-  const description = await new DynamoDBClient()
-    .send(new DescribeTableCommand({ TableName: table }))
-    .catch((error: unknown) => {
-      // An operator or an interrupted deletion may have deleted it.
-      if (error instanceof ResourceNotFoundException) return undefined;
-      throw error;
-    });
-  if (description?.Table?.DeletionProtectionEnabled !== true) return;
-  throw new Error(
-    `The table ${table} has deletion protection; nothing was deleted. ` +
-      'To turn it off: deploy with TableDeletionProtection=false',
-  );
+async function refuseProtected(table: string): Promise<void> {
+  try {
+    const { Table } = await new DynamoDBClient().send(new DescribeTableCommand({ TableName: table }));
+    if (Table?.DeletionProtectionEnabled !== true) return;
+  } catch (error) {
+    // An operator or an interrupted deletion may have deleted it.
+    if (error instanceof ResourceNotFoundException) return;
+    throw error;
+  }
+  const advice = 'To turn it off: deploy with TableDeletionProtection=false';
+  throw new Error(`The table ${table} has deletion protection; nothing was deleted. ${advice}`);
 }
 
 function refuseInProgress({ StackName, StackStatus }: Stack): void {
@@ -149,11 +124,12 @@ function refuseInProgress({ StackName, StackStatus }: Stack): void {
 }
 
 /**
+ * SAM's stack and its bucket, with the number of versions in the application's folder, and why both are kept.
  * SAM's stack without its bucket would break every later `sam deploy` of the account and region, so the
  * bucket is only deleted if the stack can be deleted too.
  */
-async function findSamStorage(folder: string): Promise<SamStorage | undefined> {
-  const stack = await findStack(cloudFormation, SAM_STACK_NAME);
+async function findSamStorage(folder: string) {
+  const stack = await findStack(client, SAM_STACK_NAME);
   const bucket = stack?.Outputs?.find(({ OutputKey }) => OutputKey === 'SourceBucket')?.OutputValue;
   if (stack === undefined || bucket === undefined) return undefined;
   refuseInProgress(stack);
@@ -163,13 +139,6 @@ async function findSamStorage(folder: string): Promise<SamStorage | undefined> {
   if (stack.EnableTerminationProtection === true) keptBecause = 'the stack has termination protection';
   if (others.length > 0) keptBecause = `other applications have artifacts in the bucket: ${others.join(', ')}`;
   return { stack, bucket, artifacts, keptBecause };
-}
-
-function deletionsOf({ bucket, artifacts, keptBecause }: SamStorage, folder: string): string[] {
-  return [
-    ...(artifacts === 0 ? [] : [`${artifacts} versions of build artifacts in s3://${bucket}/${folder}`]),
-    ...(keptBecause === undefined ? [`SAM's bucket ${bucket} and its stack ${SAM_STACK_NAME}`] : []),
-  ];
 }
 
 /** Returns true if the next line of the input is `yes`. */
@@ -184,12 +153,13 @@ async function confirmed(): Promise<boolean> {
 }
 
 /**
- * Deletes the application's artifacts, then SAM's bucket and stack unless they are kept. The bucket comes first,
- * because S3 refuses to delete it if another application has just put something into it.
- *
- * @returns why bucket and stack are kept, or undefined if they are deleted
+ * Deletes the application's artifacts, then SAM's bucket and stack, or returns why they are kept. The bucket comes
+ * first, because S3 refuses to delete it if another application has just put something into it.
  */
-async function deleteSamStorage({ stack, bucket, keptBecause }: SamStorage, folder: string) {
+async function deleteSamStorage(
+  { stack, bucket, keptBecause }: NonNullable<Awaited<ReturnType<typeof findSamStorage>>>,
+  folder: string,
+): Promise<string | undefined> {
   console.log(`Deleting the artifacts in s3://${bucket}/${folder} ...`);
   await deleteVersions(bucket, await versionsUnder(bucket, folder));
   if (keptBecause !== undefined) return keptBecause;
@@ -204,38 +174,28 @@ async function deleteSamStorage({ stack, bucket, keptBecause }: SamStorage, fold
 }
 
 /**
- * Deletes a stack and waits until it is deleted.
- *
- * @returns the resources that CloudFormation left because of their DeletionPolicy
- * @throws an Error with CloudFormation's reasons if the stack cannot be deleted within the limit
+ * Deletes a stack, waits, and returns the resources that CloudFormation left because of their DeletionPolicy.
+ * Throws an Error with CloudFormation's reasons if the stack cannot be deleted within the limit.
  */
 async function deleteStack({ StackName: name = '', StackId: id = name }: Stack): Promise<string[]> {
   console.log(`Deleting the stack ${name} ...`);
   const started = Date.now();
-  await cloudFormation.send(new DeleteStackCommand({ StackName: id }));
-  for (;;) {
-    const stack = await findStack(cloudFormation, id);
-    const seconds = Math.round((Date.now() - started) / 1000);
-    if (stack === undefined || stack.StackStatus === 'DELETE_COMPLETE') {
-      console.log(`  done (${seconds} s)`);
-      return events(id, 'DELETE_SKIPPED', started);
-    }
-    if (stack.StackStatus === 'DELETE_FAILED') {
-      const reasons = await events(id, 'DELETE_FAILED', started);
-      const message = `The stack ${name} could not be deleted. Remove the cause, then run this again:`;
-      throw new Error([message, ...reasons].join('\n  '));
-    }
-    if (Date.now() - started > STACK_DELETION_LIMIT_MS) {
-      throw new Error(`The stack ${name} is still in ${stack.StackStatus} after ${seconds} s: run this again later`);
-    }
-    await sleep(STACK_POLL_MS);
+  const limits = { minDelay: 1, maxDelay: 1, maxWaitTime: 15 * 60 };
+  await client.send(new DeleteStackCommand({ StackName: id }));
+  try {
+    await waitUntilStackDeleteComplete({ client, ...limits }, { StackName: id });
+  } catch (error) {
+    const message = `The stack ${name} could not be deleted within 15 minutes. Remove the cause, then run this again:`;
+    throw new Error([message, ...(await events(id, 'DELETE_FAILED', started))].join('\n  '), { cause: error });
   }
+  console.log(`  done (${Math.round((Date.now() - started) / 1000)} s)`);
+  return events(id, 'DELETE_SKIPPED', started);
 }
 
 /** The events of a stack's resources with this status since a time (Unix milliseconds), one line each. */
 async function events(stackId: string, status: string, since: number): Promise<string[]> {
   const lines = new Set<string>();
-  for await (const page of paginateDescribeStackEvents({ client: cloudFormation }, { StackName: stackId })) {
+  for await (const page of paginateDescribeStackEvents({ client }, { StackName: stackId })) {
     for (const event of page.StackEvents ?? []) {
       // The clock of this machine may be a minute off.
       if ((event.Timestamp?.getTime() ?? 0) < since - 60_000) return [...lines];
