@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 set -euo pipefail
-# shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: bash scripts/local.sh [--once] [--text TEXT] [--port PORT] [--page-port PORT]
 Runs the application on this machine: installs what is missing, deploys to the AWS emulator, runs one job, and serves

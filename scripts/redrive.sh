@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 set -euo pipefail
-# shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: bash scripts/redrive.sh [--send]
 Lists the failed events, which are those that Lambda gave up on. With --send, starts their jobs again and

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 set -euo pipefail
-# shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: bash scripts/teardown.sh [--yes]
 Deletes everything that deploy.sh created: the stack with all jobs and logs, and its build

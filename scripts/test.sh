@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 set -euo pipefail
-# shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: bash scripts/test.sh
 Runs every check and test, after installing what is missing. Continues after a failure. The last
@@ -18,10 +17,10 @@ check() {
   shift 2
   if step "$title" "$log" "$@"; then
     passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    cat "$log"
+    return
   fi
+  failed=$((failed + 1))
+  cat "$log"
 }
 
 # jest_tests TITLE NAME COMMAND...: runs Jest. Counts each test, and each file that cannot be run as one failure.
@@ -30,10 +29,9 @@ jest_tests() {
   shift 2
   rm -f "$report"
   step "$title" "$log" "$@" --json --outputFile "$report" || code=$?
-  counts="$(node -e '
-    const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
-    const { numPassedTests, numFailedTests, numRuntimeErrorTestSuites, numPendingTests } = report;
-    console.log(numPassedTests, numFailedTests + numRuntimeErrorTestSuites, numPendingTests);
+  counts="$(node -p '
+    const { numPassedTests, numFailedTests, numRuntimeErrorTestSuites, numPendingTests } = require(process.argv[1]);
+    [numPassedTests, numFailedTests + numRuntimeErrorTestSuites, numPendingTests].join(" ");
   ' "$report" 2>/dev/null)" || counts='0 0 0'
   read -r ok bad pending <<<"$counts"
   # Failures outside of tests, for example in Jest itself, count too.

@@ -40,12 +40,9 @@ async function invoke(
 
   const body = JSON.stringify({ jobId });
   const headers = { 'X-Amz-Invocation-Type': 'Event' };
-  const isForwarded = await fetch(lambdaUrl + INVOKE_PATH, { method: 'POST', headers, body }).then(
-    ({ ok }) => ok,
-    () => false,
-  );
+  const forwarded = await fetch(lambdaUrl + INVOKE_PATH, { method: 'POST', headers, body }).catch(() => undefined);
   print(
-    isForwarded
+    forwarded?.ok
       ? `Job ${jobId} was sent to sam local start-lambda`
       : `To run job ${jobId}:\n  echo '${body}' | sam local invoke WorkerFunction --event -`,
   );

@@ -37,14 +37,11 @@ def end_with_parent():
 
 def report_functions(lambda_svc, worker_class):
     """Adds a JSON line to the file for each log line, and when a try of a worker's event starts, ends or is scheduled."""
-    file = open(os.environ["REPORTS_FILE"], "a", encoding="utf-8")
-    lock = threading.Lock()
+    file = os.open(os.environ["REPORTS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def report(kind, function, **fields):
         record = {"kind": kind, "time": int(time.time() * 1000), "function": function, **fields}
-        with lock:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+        os.write(file, (json.dumps(record) + "\n").encode())
 
     class QueuedEvent(dict):
         """An event in Lambda's asynchronous queue. Each try of ministack gets the same object."""
@@ -62,12 +59,9 @@ def report_functions(lambda_svc, worker_class):
             event.tries += 1
             if event.tries < MAX_TRIES:
                 # invoke_async_with_retry, which called this, now waits for as long.
-                wait = min(
-                    lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS * 2 ** (event.tries - 1),
-                    lambda_svc._LAMBDA_ASYNC_RETRY_MAX_SECONDS,
-                )
-                at = int((time.time() + wait) * 1000)
-                report("retry", func["config"]["FunctionName"], jobId=event["jobId"], at=at)
+                wait = lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS * 2 ** (event.tries - 1)
+                at = time.time() + min(wait, lambda_svc._LAMBDA_ASYNC_RETRY_MAX_SECONDS)
+                report("retry", func["config"]["FunctionName"], jobId=event["jobId"], at=int(at * 1000))
         return result
 
     def reported_invoke(self, event, request_id, **options):

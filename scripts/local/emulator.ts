@@ -35,14 +35,6 @@ export interface Stack {
   readonly outputs: Readonly<Record<string, string>>;
 }
 
-export interface StartOptions {
-  /** Default: any free port. */
-  readonly port?: number;
-  /** Additional environment variables of the emulator. */
-  readonly env?: Readonly<Record<string, string>>;
-  readonly logFile?: string;
-}
-
 const root = resolve(import.meta.dirname, '..', '..');
 const isWindows = process.platform === 'win32';
 const START_LIMIT_MS = 60_000;
@@ -53,17 +45,18 @@ const SHOWN_LINES = 30;
 const running = new Map<number, Set<ChildProcess>>();
 
 /**
- * Starts the AWS emulator. It is stopped by {@link Emulator.stop}, or when this process ends, even if it is killed.
- *
- * @throws Error if the port is in use, or if the emulator is not installed or does not start
+ * Starts the AWS emulator, on any free port if none is given, with these additional environment variables. It is
+ * stopped by {@link Emulator.stop}, or when this process ends, even if it is killed. Throws an Error if it does not start.
  */
-export async function startEmulator(options: StartOptions = {}): Promise<Emulator> {
+export async function startEmulator(
+  options: { readonly port?: number; readonly env?: Readonly<Record<string, string>> } = {},
+): Promise<Emulator> {
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
   // For all temporary files of SAM and the emulator. Deleted when the emulator stops.
   const scratch = mkdtempSync(join(tmpdir(), 'local-sam-'));
   const env = { ...environment(endpoint), TMPDIR: scratch, TEMP: scratch, TMP: scratch };
-  const logFile = options.logFile ?? join(root, '.tools', 'logs', `emulator-${port}.log`);
+  const logFile = join(root, '.tools', 'logs', `emulator-${port}.log`);
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'w');
   const reportsFile = join(scratch, 'reports.jsonl');
@@ -100,11 +93,8 @@ export async function startEmulator(options: StartOptions = {}): Promise<Emulato
   };
 
   const ended = exited.then((reason): never => {
-    throw new Error(
-      reason instanceof Error
-        ? `The AWS emulator could not be started (${reason.message}). 'bash scripts/local.sh' installs it.`
-        : `The AWS emulator has ended:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
-    );
+    if (!(reason instanceof Error)) throw new Error(`The AWS emulator has ended:\n${lastLinesOf(logFile)}`);
+    throw new Error(`The AWS emulator could not be started (${reason.message}). 'bash scripts/local.sh' installs it.`);
   });
   ended.catch(() => undefined);
   try {
@@ -116,11 +106,7 @@ export async function startEmulator(options: StartOptions = {}): Promise<Emulato
   return { endpoint, port, env, logFile, reportsFile, ended, stop };
 }
 
-/**
- * Runs `sam build`. Paths in the template are relative to the project's root, wherever the template is.
- *
- * @throws Error with the last lines of sam's output
- */
+/** Runs `sam build`. Paths in the template are relative to the project's root. Throws an Error with sam's last lines. */
 export async function build(aws: Emulator, options: { template?: string; buildDir?: string } = {}): Promise<void> {
   const template = options.template === undefined ? [] : ['--template-file', resolve(options.template)];
   // SAM's cache holds only one set of functions.
@@ -128,11 +114,7 @@ export async function build(aws: Emulator, options: { template?: string; buildDi
   await sam(aws, ['build', '--base-dir', root, ...template, ...buildDir]);
 }
 
-/**
- * Runs `sam deploy` with the output of {@link build}.
- *
- * @throws Error with the last lines of sam's output
- */
+/** Runs `sam deploy` with the output of {@link build}. Throws an Error with sam's last lines. */
 export async function deploy(
   aws: Emulator,
   options: { stackName: string; buildDir?: string; parameters?: Record<string, string> },
@@ -185,16 +167,12 @@ async function run(aws: Emulator, command: string, args: readonly string[]): Pro
     : spawn('sh', ['-c', GUARD, 'sh', command, ...args], { ...options, detached: true });
   const siblings = running.get(aws.port) ?? new Set();
   running.set(aws.port, siblings.add(child));
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream?.setEncoding('utf8').on('data', (chunk: string) => {
-      output += chunk;
-    });
-  }
+  const chunks: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => chunks.push(chunk));
   child.once('exit', () => child.stdio[3]?.destroy());
   try {
     const [code] = await once(child, 'close');
-    return { code: Number(code ?? 1), output };
+    return { code: Number(code ?? 1), output: Buffer.concat(chunks).toString() };
   } finally {
     siblings.delete(child);
   }
@@ -233,23 +211,21 @@ function environment(endpoint: string): Record<string, string> {
 
 /** The variables that are not settings for AWS. */
 function withoutAws(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
-  const kept: Record<string, string> = {};
-  for (const [name, value] of Object.entries(env)) {
-    if (value !== undefined && !name.toUpperCase().startsWith('AWS_')) kept[name] = value;
-  }
-  return kept;
+  return Object.fromEntries(
+    Object.entries(env).flatMap(([name, value]) =>
+      value === undefined || name.toUpperCase().startsWith('AWS_') ? [] : [[name, value]],
+    ),
+  );
 }
 
 /** Returns the given port if it is free, or any free port if none is given. */
 async function freePort(port = 0): Promise<number> {
   const server = createServer();
-  server.listen(port, '127.0.0.1');
   try {
-    await once(server, 'listening');
+    await once(server.listen(port, '127.0.0.1'), 'listening');
   } catch (error) {
-    const isInUse = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE';
-    const reason = isInUse ? 'is in use' : 'cannot be used';
-    throw new Error(`Port ${port} ${reason}; choose another (scripts/local.sh --port PORT)`, { cause: error });
+    const reason = Object(error).code === 'EADDRINUSE' ? 'in use' : 'not usable';
+    throw new Error(`Port ${port} is ${reason}; choose another (scripts/local.sh --port PORT)`, { cause: error });
   }
   const address = server.address();
   server.close();
@@ -258,18 +234,12 @@ async function freePort(port = 0): Promise<number> {
 }
 
 async function waitUntilHealthy(endpoint: string, logFile: string): Promise<void> {
-  const deadline = Date.now() + START_LIMIT_MS;
-  while (Date.now() < deadline) {
-    const isUp = await fetch(`${endpoint}/_ministack/health`, { signal: AbortSignal.timeout(2_000) }).then(
-      ({ ok }) => ok,
-      () => false,
-    );
-    if (isUp) return;
-    await sleep(100);
+  for (const deadline = Date.now() + START_LIMIT_MS; Date.now() < deadline; await sleep(100)) {
+    const signal = AbortSignal.timeout(2_000);
+    const response = await fetch(`${endpoint}/_ministack/health`, { signal }).catch(() => undefined);
+    if (response?.ok) return;
   }
-  throw new Error(
-    `The AWS emulator is not up after ${START_LIMIT_MS / 1000} s:\n${lastLines(readFileSync(logFile, 'utf8'))}`,
-  );
+  throw new Error(`The AWS emulator is not up after ${START_LIMIT_MS / 1000} s:\n${lastLinesOf(logFile)}`);
 }
 
 /** Kills what is left of a process's group, and waits until it is gone. */
@@ -285,6 +255,10 @@ async function killGroup(child: ChildProcess): Promise<void> {
     }
     await sleep(20);
   }
+}
+
+function lastLinesOf(logFile: string): string {
+  return lastLines(readFileSync(logFile, 'utf8'));
 }
 
 function lastLines(output: string): string {

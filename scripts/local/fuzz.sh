@@ -2,7 +2,6 @@
 # Tests the API on the AWS emulator against openapi.yaml, with requests that schemathesis generates:
 # `npm run test:fuzz`. Arguments go to `schemathesis run`, for example --max-time 600 or --seed 1.
 set -euo pipefail
-# shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 
 need_npm_packages

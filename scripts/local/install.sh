@@ -19,12 +19,9 @@ usage() {
   local text=$1 argument
   shift
   for argument in "$@"; do
-    case $argument in
-      -h | --help)
-        printf '%s\n' "$text"
-        exit
-        ;;
-    esac
+    [[ $argument =~ ^(-h|--help)$ ]] || continue
+    printf '%s\n' "$text"
+    exit
   done
 }
 
@@ -33,20 +30,13 @@ usage() {
 # The process group of the current step. It is killed if this script is interrupted.
 step_group=''
 
-stop_step() {
-  [ -n "$step_group" ] || return 0
-  kill -TERM -- "-$step_group" 2>/dev/null || return 0
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    kill -0 -- "-$step_group" 2>/dev/null || return 0
-    sleep 0.5
-  done
-  kill -KILL -- "-$step_group" 2>/dev/null || true
-}
-
 interrupted() {
   trap '' INT TERM HUP
   printf '\ninterrupted\n' >&2
-  stop_step
+  if [ -n "$step_group" ] && kill -TERM -- "-$step_group" 2>/dev/null; then
+    sleep 2
+    kill -KILL -- "-$step_group" 2>/dev/null || true
+  fi
   exit "$1"
 }
 trap 'interrupted 130' INT
@@ -66,11 +56,8 @@ step() {
   set +m
   wait "$step_group" || code=$?
   step_group=''
-  if [ "$code" -eq 0 ]; then
-    printf '%s s\n' "$((SECONDS - started))"
-  else
-    printf 'failed after %s s\n' "$((SECONDS - started))"
-  fi
+  [ "$code" -eq 0 ] || printf 'failed after '
+  printf '%s s\n' "$((SECONDS - started))"
   return "$code"
 }
 
@@ -87,9 +74,7 @@ must() {
 
 # Installs the npm packages of the lock file. One of them is Node 24, which runs the functions.
 need_npm_packages() {
-  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-    fail 'Node.js 20 or newer with npm is needed: https://nodejs.org'
-  fi
+  { command -v node && command -v npm; } >/dev/null || fail 'Node.js 20 or newer with npm is needed: https://nodejs.org'
   node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
     fail "Node.js 20 or newer is needed, but this is $(node --version): https://nodejs.org"
   # npm writes this file last.
@@ -97,26 +82,16 @@ need_npm_packages() {
   if [ ! -f "$installed" ] || [ package-lock.json -nt "$installed" ]; then
     must 'Installing the npm packages' npm npm ci --no-audit --no-fund
   fi
-  case "$(node_modules/.bin/node --version 2>/dev/null)" in
-    v24.*) ;;
-    *) fail "The npm package 'node' did not install Node 24; delete node_modules and run this again" ;;
-  esac
+  [[ $(node_modules/.bin/node --version 2>/dev/null) == v24.* ]] ||
+    fail "The npm package 'node' did not install Node 24; delete node_modules and run this again"
 }
 
-PYTHON=()
-
+# Sets `python` to a Python that can make virtual environments.
 find_python() {
-  [ "${#PYTHON[@]}" -eq 0 ] || return 0
-  local candidate
-  for candidate in python3 python 'py -3'; do
-    # shellcheck disable=SC2086 # two words in one case
-    if $candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
-      # shellcheck disable=SC2206
-      PYTHON=($candidate)
-      "${PYTHON[@]}" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
-        fail "Python's venv is missing; on Debian and Ubuntu: sudo apt install python3-venv"
-      return 0
-    fi
+  for python in python3 python py; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 || continue
+    "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 && return
+    fail "Python's venv is missing; on Debian and Ubuntu: sudo apt install python3-venv"
   done
   fail 'Python 3.10 or newer is needed (as python3, python or py): https://www.python.org/downloads'
 }
@@ -141,7 +116,7 @@ $(cat "$pins")"
 }
 
 make_venv() {
-  "${PYTHON[@]}" -m venv ".tools/$1" &&
+  "$python" -m venv ".tools/$1" &&
     "$(programs_of "$1")/python" -m pip install --disable-pip-version-check --no-input -r "$2"
 }
 
@@ -156,14 +131,11 @@ need_sam() {
   if has_sam; then return; fi
   need_venv sam 'the SAM CLI'
   PATH="$(programs_of sam):$PATH"
-  export PATH
 }
 
 # Like need_sam, but installs nothing: the person who deploys may want to choose the SAM CLI.
 require_sam() {
-  if has_sam; then return; fi
-  PATH="$(programs_of sam):$PATH"
-  export PATH
+  has_sam || PATH="$(programs_of sam):$PATH"
   has_sam || fail "SAM CLI 1.$OLDEST_SAM_MINOR or newer is needed as 'sam' on PATH (bash scripts/local.sh installs one into .tools)"
 }
 
@@ -175,8 +147,6 @@ need_emulator() {
 
 # operate NAME ARGUMENT...: runs scripts/aws/NAME.ts with the settings of .env or of the AWS emulator.
 operate() {
-  local name=$1
-  shift
   need_npm_packages
-  exec node_modules/.bin/node --import ./scripts/aws/environment.ts "scripts/aws/$name.ts" "$@"
+  exec node_modules/.bin/node --import ./scripts/aws/environment.ts "scripts/aws/$1.ts" "${@:2}"
 }

@@ -16,52 +16,33 @@ const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
 /** The default address of `sam local start-lambda`. */
 const LAMBDA_URL = 'http://127.0.0.1:3001';
 
-async function main(): Promise<void> {
-  const { values: options } = parseArgs({
-    options: {
-      host: { type: 'string', default: '127.0.0.1' },
-      port: { type: 'string', default: '8000' },
-    },
-  });
-  await listen(options.host, options.port);
-  // 0.0.0.0 means all addresses to a server, but on Windows a client cannot connect to it.
-  await fill(`http://${options.host === '0.0.0.0' ? '127.0.0.1' : options.host}:${options.port}`);
-  console.log('Ctrl-C stops it and deletes everything in it.');
-}
-
-async function listen(host: string, port: string): Promise<void> {
-  const server = backendServer(LAMBDA_URL, console.log).listen({ host, port });
-  try {
-    await once(server, 'listening');
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EADDRINUSE')) throw error;
-    throw new Error(
-      `Port ${port} of ${host} is in use. Stop the process that listens there, or choose another port: npm run sam-local-backend -- --port 8001, and the same in events/local-env.json.`,
-    );
-  }
-  console.log(`DynamoDB and the worker's event queue listen on http://${host}:${port}`);
-}
-
-/** Creates the table as in template.yaml, and stores the sample job as a POST does. */
-async function fill(endpoint: string): Promise<void> {
-  const client = new DynamoDBClient({
-    endpoint,
-    region: 'us-east-1',
-    credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
-  });
-  await createTable(client, TABLE_NAME);
-  console.log(`Table ${TABLE_NAME} is ready`);
-
-  const { jobId } = workerEvent;
-  const job = newJob(jobId, SAMPLE_TEXT, unixSeconds(Date.now()), { maxEventAge: 21600, workerTimeout: 30 });
-  await new JobRepository(DynamoDBDocumentClient.from(client), TABLE_NAME).create(job);
-  console.log(`Sample job ${jobId} is PENDING`);
-  client.destroy();
-}
-
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit());
 
-main().catch((error: unknown) => {
-  console.error(error instanceof Error ? error.message : error);
-  process.exit(1);
+const { values } = parseArgs({
+  options: { host: { type: 'string', default: '127.0.0.1' }, port: { type: 'string', default: '8000' } },
 });
+const { host, port } = values;
+try {
+  await once(backendServer(LAMBDA_URL, console.log).listen({ host, port }), 'listening');
+} catch (error) {
+  if (Object(error).code !== 'EADDRINUSE') throw error;
+  console.error(
+    `Port ${port} of ${host} is in use. Stop the process that listens there, or choose another port: npm run sam-local-backend -- --port 8001, and the same in events/local-env.json.`,
+  );
+  process.exit(1);
+}
+console.log(`DynamoDB and the worker's event queue listen on http://${host}:${port}`);
+
+const client = new DynamoDBClient({
+  // 0.0.0.0 means all addresses to a server, but on Windows a client cannot connect to it.
+  endpoint: `http://${host === '0.0.0.0' ? '127.0.0.1' : host}:${port}`,
+  region: 'us-east-1',
+  credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
+});
+await createTable(client, TABLE_NAME);
+console.log(`Table ${TABLE_NAME} is ready`);
+
+const { jobId } = workerEvent;
+const job = newJob(jobId, SAMPLE_TEXT, unixSeconds(Date.now()), { maxEventAge: 21600, workerTimeout: 30 });
+await new JobRepository(DynamoDBDocumentClient.from(client), TABLE_NAME).create(job);
+console.log(`Sample job ${jobId} is PENDING\nCtrl-C stops it and deletes everything in it.`);

@@ -1,17 +1,17 @@
 /** The part of `scripts/local.sh` that runs after the installation. */
 import { randomUUID } from 'node:crypto';
+import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { submitJob } from '../../client/jobs.ts';
+import { followJob } from '../aws/followJob.ts';
 import { build, deploy, type Emulator, type Stack, startEmulator, typeErrors } from './emulator.ts';
 import { type PageServer, startPageServer } from './page/server.ts';
-import { follow, submit } from './sampleJob.ts';
 import { startFunctions } from './startFunctions.ts';
 import { watchSources } from './watchSources.ts';
 
 const STACK_NAME = 'async-job-processing-demo';
 const SAMPLE_TEXT = 'AWS Lambda is a great serverless compute service';
-const DEFAULT_PORT = 4566;
-const DEFAULT_PAGE_PORT = 4580;
 
 let aws: Emulator | undefined;
 let pageServer: PageServer | undefined;
@@ -19,16 +19,12 @@ let isServing = false;
 let isStopping = false;
 
 // A second signal has no handler, so it ends this process immediately, and the AWS emulator with it.
-for (const [signal, code] of [
-  ['SIGINT', 130],
-  ['SIGTERM', 143],
-  ['SIGHUP', 129],
-] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.once(signal, async () => {
     isStopping = true;
     console.log('\nStopping');
     await aws?.stop();
-    process.exit(isServing && signal === 'SIGINT' ? 0 : code);
+    process.exit(isServing && signal === 'SIGINT' ? 0 : 128 + constants.signals[signal]);
   });
 }
 
@@ -54,8 +50,12 @@ async function main(): Promise<void> {
   let jobUrl: string | undefined;
   try {
     await start(local);
-    jobUrl = await submit(page.baseUrl, text);
-    await follow(jobUrl);
+    console.log(`\nPOST ${page.baseUrl}/jobs\n${JSON.stringify({ text })}`);
+    const accepted = await submitJob(page.baseUrl, text);
+    jobUrl = accepted.jobUrl;
+    console.log(`202 ${JSON.stringify({ jobId: accepted.jobId, status: accepted.status })}\n\nGET ${jobUrl}`);
+    const { status } = await followJob(jobUrl, { interval: 0.5, limit: 60 });
+    if (status === 'ERROR') throw new Error('The job ended as ERROR');
   } catch (error) {
     if (changes === undefined || isStopping) throw error;
     console.error(`\nWarning: ${messageOf(error)}. The application is served anyway.`);
@@ -74,21 +74,16 @@ function readArguments(): { port: number; pagePort: number; once: boolean; text:
   const { values } = parseArgs({
     options: {
       once: { type: 'boolean', default: false },
-      port: { type: 'string' },
-      'page-port': { type: 'string' },
+      port: { type: 'string', default: process.env['PORT'] ?? '4566' },
+      'page-port': { type: 'string', default: '4580' },
       text: { type: 'string', default: SAMPLE_TEXT },
     },
   });
-  const port = portOf(values.port ?? process.env['PORT'] ?? DEFAULT_PORT);
-  const pagePort = portOf(values['page-port'] ?? DEFAULT_PAGE_PORT);
+  const [port = 0, pagePort = 0] = [values.port, values['page-port']].map(Number);
+  for (const one of [port, pagePort]) {
+    if (!(one >= 1 && one <= 65_535)) throw new Error('The port must be a number from 1 to 65535');
+  }
   return { port, pagePort, once: values.once, text: values.text };
-}
-
-function portOf(value: string | number): number {
-  const port = Number(value);
-  if (!Number.isInteger(port) || port < 1 || port > 65_535)
-    throw new Error('The port must be a number from 1 to 65535');
-  return port;
 }
 
 /** Also shows type errors, which stop neither the build nor the deployment. */
@@ -111,22 +106,22 @@ function start(local: Emulator): Promise<void> {
   return step('Starting each function once', () => startFunctions(local, STACK_NAME));
 }
 
+/** Deploys each change. If that fails, the previous version keeps running. */
 async function deployChanges(local: Emulator, page: PageServer, changes: AsyncIterable<string>): Promise<void> {
-  for await (const file of changes) await redeploy(local, page, file);
-}
-
-/** Deploys a change. If that fails, the previous version keeps running. */
-async function redeploy(local: Emulator, page: PageServer, file: string): Promise<void> {
-  const started = Date.now();
-  console.log(`\n${file} has changed`);
-  const failure = await buildAndDeploy(local, page).then(() => undefined, messageOf);
-  if (isStopping) return;
-  if (failure !== undefined)
-    return console.error(`Error: ${failure}\nNot deployed: the previous version is still served.`);
-  console.log(`Deployed after ${seconds(started)} s, at the same URL`);
-  await start(local).catch((error: unknown) => {
-    if (!isStopping) console.error(`Error: ${messageOf(error)}`);
-  });
+  for await (const file of changes) {
+    const started = Date.now();
+    console.log(`\n${file} has changed`);
+    try {
+      await buildAndDeploy(local, page);
+      if (!isStopping) console.log(`Deployed after ${seconds(started)} s, at the same URL`);
+    } catch (error) {
+      if (!isStopping) console.error(`Error: ${messageOf(error)}\nNot deployed: the previous version is still served.`);
+      continue;
+    }
+    await start(local).catch((error: unknown) => {
+      if (!isStopping) console.error(`Error: ${messageOf(error)}`);
+    });
+  }
 }
 
 /** Prints the title of a step, and how long the step took. */

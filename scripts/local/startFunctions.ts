@@ -8,9 +8,8 @@ import { clientOptions, type Emulator } from './emulator.ts';
 const EVENTS = { CreateJobFunction: getJobEvent, GetJobFunction: getJobEvent, WorkerFunction: workerEvent };
 
 /**
- * Invokes each function once and waits for it, so that no job, event or retry is left behind.
- *
- * @throws Error with a line for each function that fails, usually while it starts, because a variable is not set
+ * Invokes each function once and waits for it, so that no job, event or retry is left behind. Throws an Error with a
+ * line for each function that fails, usually while it starts, because a variable is not set.
  */
 export async function startFunctions(aws: Emulator, stackName: string): Promise<void> {
   const options = clientOptions(aws);
@@ -28,7 +27,9 @@ export async function startFunctions(aws: Emulator, stackName: string): Promise<
         const { FunctionError, Payload } = await lambda.send(
           new InvokeCommand({ FunctionName: resource.PhysicalResourceId, Payload: JSON.stringify(event) }),
         );
-        return FunctionError === undefined ? [] : [`${name} does not start: ${errorMessage(Payload)}`];
+        if (FunctionError === undefined) return [];
+        const { errorMessage }: { errorMessage?: string } = JSON.parse(Payload?.transformToString() ?? '{}');
+        return [`${name} does not start: ${errorMessage}`];
       }),
     );
     if (failures.flat().length > 0) throw new Error(failures.flat().join('\n'));
@@ -36,11 +37,4 @@ export async function startFunctions(aws: Emulator, stackName: string): Promise<
     cloudFormation.destroy();
     lambda.destroy();
   }
-}
-
-/** The message in the payload that Lambda returns for a failed invocation. */
-function errorMessage(payload: Uint8Array = new Uint8Array()): string {
-  const text = Buffer.from(payload).toString('utf8');
-  const error: unknown = JSON.parse(text);
-  return typeof error === 'object' && error !== null && 'errorMessage' in error ? String(error.errorMessage) : text;
 }
