@@ -1,10 +1,10 @@
-import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { createServer } from 'node:https';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { generate } from 'selfsigned';
 import { startJobsTable } from '../../tests/support/jobsTable.ts';
+import { listen } from '../../tests/support/listen.ts';
 
 /** A call to DynamoDB or Lambda. */
 export interface SeenCall {
@@ -60,18 +60,11 @@ export async function startStandIn(directory: string) {
   });
   // Longer than a job takes: AWS keeps connections open for longer than Node's default of 5 s.
   server.keepAliveTimeout = 60_000;
-  await once(server.listen(0, '127.0.0.1'), 'listening');
-  const address = server.address();
-  if (typeof address !== 'object' || address === null) throw new Error('The server has no port');
-  const url = `https://127.0.0.1:${address.port}`;
+  const url = `https://127.0.0.1:${await listen(server)}`;
 
   return {
     /** The environment variables that make the SDK use it. */
-    environment: {
-      AWS_ENDPOINT_URL_DYNAMODB: url,
-      AWS_ENDPOINT_URL_LAMBDA: url,
-      NODE_EXTRA_CA_CERTS: certificateFile,
-    },
+    environment: { AWS_ENDPOINT_URL: url, NODE_EXTRA_CA_CERTS: certificateFile },
     /** The calls and the number of connections since this was last called. */
     takeSeen() {
       const taken = seen;

@@ -13,15 +13,11 @@ export async function buildFunction(name: string, directory: string) {
   const resource = resources.find((one) => nodeAt(one, 'Properties')['Handler'] === `${name}.handler`);
   const properties = nodeAt(resource, 'Properties');
   const build = nodeAt(resource, 'Metadata', 'BuildProperties');
-  const variables = {
-    ...nodeAt(globals, 'Environment', 'Variables'),
-    ...nodeAt(properties, 'Environment', 'Variables'),
-  };
+  const variables = [globals, properties].flatMap((node) => Object.entries(nodeAt(node, 'Environment', 'Variables')));
   // A reference is resolved to the parameter's default or the resource's logical id.
   const resolveValue = (value: unknown): string => {
-    if (typeof value !== 'object') return String(value);
-    const reference = String(nodeAt(value)['Ref']);
-    return String(nodeAt(template, 'Parameters', reference)['Default'] ?? reference);
+    const { Ref = value } = Object(value);
+    return String(nodeAt(template, 'Parameters', String(Ref))['Default'] ?? Ref);
   };
   const memoryMb = Number(properties['MemorySize'] ?? globals['MemorySize']);
   const cwd = join(repository, 'src');
@@ -41,7 +37,7 @@ export async function buildFunction(name: string, directory: string) {
       AWS_LAMBDA_FUNCTION_NAME: name,
       AWS_LAMBDA_FUNCTION_MEMORY_SIZE: String(memoryMb),
       AWS_LAMBDA_LOG_FORMAT: 'JSON',
-      ...Object.fromEntries(Object.entries(variables).map(([key, value]) => [key, resolveValue(value)])),
+      ...Object.fromEntries(variables.map(([key, value]) => [key, resolveValue(value)])),
     },
     bundle,
     bundleBytes: (await stat(bundle)).size,

@@ -16,8 +16,7 @@ const WARM_CALLS = 500;
 
 export const functionNames = ['createJob', 'getJob', 'worker'] as const;
 export type FunctionName = (typeof functionNames)[number];
-export type Findings = Awaited<ReturnType<typeof measure>>;
-export type FunctionFindings = Findings['functions'][FunctionName];
+export type FunctionFindings = Awaited<ReturnType<typeof measure>>['functions'][FunctionName];
 
 const execute = promisify(execFile);
 
@@ -39,9 +38,8 @@ export async function measure(directory: string) {
   const run = async (name: FunctionName, plan: Partial<Plan>): Promise<Run> => {
     const env = { ...built[name].environment, ...standIn.environment };
     const running = execute(process.execPath, [probe], { env, maxBuffer: Number.POSITIVE_INFINITY });
-    running.child.stdin?.end(
-      JSON.stringify({ load: built[name].bundle, calls: [], rounds: 1, ...plan } satisfies Plan),
-    );
+    const whole: Plan = { load: built[name].bundle, calls: [], rounds: 1, ...plan };
+    running.child.stdin?.end(JSON.stringify(whole));
     const { stdout } = await running;
     const end = stdout.lastIndexOf('\n', stdout.length - 2) + 1;
     const measured: Measured = JSON.parse(stdout.slice(end));
@@ -66,17 +64,16 @@ export async function measure(directory: string) {
 
   /** Loads both bundles of a function, one after the other, and makes a first call. */
   const timeLoads = async (name: FunctionName, calls: Plan['calls']) => {
-    const [own, shares]: [Run[], number[]] = [[], []];
+    const own: Run[] = [];
+    const byDefault: Run[] = [];
     for (let round = 0; round < LOADS; round += 1) {
-      const byDefault = await run(name, { load: built[name].defaultBundle });
-      const process = await run(name, { calls });
-      own.push(process);
-      shares.push(process.loadMs / byDefault.loadMs);
+      byDefault.push(await run(name, { load: built[name].defaultBundle }));
+      own.push(await run(name, { calls }));
     }
     return {
       loadMs: Math.min(...own.map(({ loadMs }) => loadMs)),
       /** The load time divided by that of the default build. */
-      loadShare: median(shares),
+      loadShare: median(own.map(({ loadMs }, round) => loadMs / (byDefault[round]?.loadMs ?? Number.NaN))),
       firstMs: Math.min(...own.flatMap(({ callMs }) => callMs[0] ?? [])),
     };
   };
@@ -124,13 +121,9 @@ export async function measure(directory: string) {
 
   console.error('Loading and calling the functions (a minute)');
   const [firstMs = Number.NaN, warmMs = Number.NaN] = worker.callMs.flat();
-  const workerTimes = {
-    ...(await timeLoads('worker', [])),
-    firstMs,
-    warmMs,
-    addedMs: Number.NaN,
-    addedShare: Number.NaN,
-  };
+  // Not compared with the SDK alone.
+  const added = { addedMs: Number.NaN, addedShare: Number.NaN };
+  const workerTimes = { ...(await timeLoads('worker', [])), firstMs, warmMs, ...added };
   const functions = {
     createJob: { ...countsOf('createJob', createJob), ...(await timeCalls('createJob', createJob, postEvents)) },
     getJob: { ...countsOf('getJob', getJob), ...(await timeCalls('getJob', getJob, getEvents)) },
