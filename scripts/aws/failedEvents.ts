@@ -103,9 +103,7 @@ function parseJson(text: string): unknown {
   }
 }
 
-function fieldsOf(value: unknown): Record<string, unknown> {
-  return { ...Object(value) };
-}
+const fieldsOf = (value: unknown): Record<string, unknown> => ({ ...Object(value) });
 
 function printable(value: unknown): string {
   const text = oneLine(typeof value === 'string' ? value : JSON.stringify(value));

@@ -60,10 +60,7 @@ function errorLines(error: unknown, resolveFrame: FrameResolver): string[] {
   ];
 }
 
-function detailsOf(fields: readonly (readonly [string, unknown])[]): string {
-  return fields.map(([name, value]) => `${name}=${textOf(value)}`).join(' ');
-}
+const detailsOf = (fields: readonly (readonly [string, unknown])[]): string =>
+  fields.map(([name, value]) => `${name}=${textOf(value)}`).join(' ');
 
-function textOf(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value);
-}
+const textOf = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));

@@ -101,6 +101,5 @@ function checked(settings: Variables): Variables {
   };
 }
 
-function without(variables: Variables, names: readonly string[]): Variables {
-  return Object.fromEntries(Object.entries(variables).filter(([name]) => !names.includes(name)));
-}
+const without = (variables: Variables, names: readonly string[]): Variables =>
+  Object.fromEntries(Object.entries(variables).filter(([name]) => !names.includes(name)));

@@ -280,34 +280,22 @@ function runningStage({ stages }: Delivery): string | undefined {
   return names === undefined ? `stage ${stages.length + 1}` : names[stages.length]?.name;
 }
 
-function jobOf(id: string): ListedJob | undefined {
-  return state.jobs.find(({ jobId }) => jobId === id);
-}
+const jobOf = (id: string): ListedJob | undefined => state.jobs.find(({ jobId }) => jobId === id);
 
-function isRunning({ attempt, to }: Delivery): boolean {
-  return attempt !== undefined && to === undefined;
-}
+const isRunning = ({ attempt, to }: Delivery): boolean => attempt !== undefined && to === undefined;
 
-function isEnded({ status }: ListedJob): boolean {
-  return status === 'DONE' || status === 'ERROR';
-}
+const isEnded = ({ status }: ListedJob): boolean => status === 'DONE' || status === 'ERROR';
 
-function failureOf({ error = '' }: Delivery): string {
-  return error === 'Worker process died' ? 'crashed' : /timed out/.test(error) ? 'timed out' : 'failed';
-}
+const failureOf = ({ error = '' }: Delivery): string =>
+  error === 'Worker process died' ? 'crashed' : /timed out/.test(error) ? 'timed out' : 'failed';
 
 /** The first report is about the POST. `createdAt` is in whole seconds. */
-function startOf(job: ListedJob): number {
-  return reports.find(({ jobId }) => jobId === job.jobId)?.time ?? job.createdAt * 1000;
-}
+const startOf = (job: ListedJob): number =>
+  reports.find(({ jobId }) => jobId === job.jobId)?.time ?? job.createdAt * 1000;
 
-function seconds(milliseconds: number): string {
-  return `${(Math.max(0, milliseconds) / 1000).toFixed(1)} s`;
-}
+const seconds = (milliseconds: number): string => `${(Math.max(0, milliseconds) / 1000).toFixed(1)} s`;
 
-function countdown(milliseconds: number): string {
-  return `${Math.ceil(milliseconds / 1000)} s`;
-}
+const countdown = (milliseconds: number): string => `${Math.ceil(milliseconds / 1000)} s`;
 
 function age(milliseconds: number): string {
   const minutes = Math.floor(milliseconds / 60_000);
@@ -315,13 +303,9 @@ function age(milliseconds: number): string {
   return minutes < 120 ? `${minutes} min` : `${Math.floor(minutes / 60)} h`;
 }
 
-function jobUrl(): string {
-  return `${BASE_URL}/jobs/${chosenId}`;
-}
+const jobUrl = (): string => `${BASE_URL}/jobs/${chosenId}`;
 
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 // ------------------------------------------------------------------------------------------ elements
 
