@@ -81,10 +81,12 @@ export async function startFaultProxy(endpoint: string, faultOf: (call: Call) =>
     if (text !== undefined) texts.set(jobId, text);
     const { caller } = senderOf(headers);
     // The SDK sends the same id with each try of a call.
-    const invocations = invocationsOf.get(`${caller} ${operation} ${jobId}`) ?? new Set();
-    invocationsOf.set(`${caller} ${operation} ${jobId}`, invocations.add(String(headers['amz-sdk-invocation-id'])));
+    const id = String(headers['amz-sdk-invocation-id']);
+    const key = `${caller} ${operation} ${jobId}`;
+    const ids = (invocationsOf.get(key) ?? new Set()).add(id);
+    invocationsOf.set(key, ids);
     const tryNumber = Number(/attempt=(\d+)/.exec(String(headers['amz-sdk-request']))?.[1]);
-    const number = [...invocations].indexOf(String(headers['amz-sdk-invocation-id'])) + 1;
+    const number = [...ids].indexOf(id) + 1;
     return { caller, operation, action, jobId, text: texts.get(jobId) ?? '', number, tryNumber };
   };
 
@@ -104,40 +106,16 @@ export async function startFaultProxy(endpoint: string, faultOf: (call: Call) =>
     };
     const respond = ({ status, headers, body }: Forwarded) => outgoing.writeHead(status, headers).end(body);
     const kill = () => process.kill(senderOf(incoming.headers).pid, 'SIGKILL');
-    switch (fault) {
-      case undefined:
-        respond(await pass());
-        return;
-      case 'refuse':
-        respond(refusal(call.action));
-        return;
-      case 'hang':
-        return;
-      case 'lose':
-        await pass();
-        outgoing.destroy();
-        return;
-      case 'lose silently':
-        await pass();
-        return;
-      case 'delay':
-        await sleep(DELAY_MS);
-        respond(await pass());
-        return;
-      case 'twice':
-        respond((await Promise.all([pass(), pass()]))[1]);
-        return;
-      case 'kill before':
-        kill();
-        return;
-      case 'kill after':
-        await pass();
-        kill();
-        return;
-      default:
-        await fault;
-        respond(await pass());
-    }
+
+    if (fault === 'hang') return;
+    if (fault === 'refuse') return void respond(refusal(call.action));
+    if (fault === 'kill before') return void kill();
+    if (fault === 'delay') await sleep(DELAY_MS);
+    if (typeof fault === 'object') await fault;
+    const [response, second] = await Promise.all([pass(), fault === 'twice' ? pass() : undefined]);
+    if (fault === 'kill after') kill();
+    else if (fault === 'lose') outgoing.destroy();
+    else if (fault !== 'lose silently') respond(second ?? response);
   };
 
   const server = createServer((incoming, outgoing) => {
