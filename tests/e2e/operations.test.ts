@@ -204,8 +204,7 @@ describe('on the AWS emulator', () => {
     checkout.script(name, args, { input, env: shellEnv(aws.env['PATH']) });
 
   beforeAll(async () => {
-    // Lambda gives up within seconds, so there will be a failed event.
-    aws = await startEmulator({ env: { LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1' } });
+    aws = await startEmulator();
     clients = clientsOf(aws);
     useStack(STACK_NAME);
     checkout.edit('src/stages/index.ts', 'readonly Stage[] = [', `readonly Stage[] = [${CONNECT}, `);
