@@ -16,9 +16,10 @@ type Operation = 'PutItem' | 'DeleteItem' | 'GetItem' | 'claim' | 'final write' 
  * - `delay`: AWS carries out the request and responds only after the SDK has given up.
  * - `twice`: AWS carries out the request twice at the same time.
  * - `kill before`, `kill after`: the function's process is killed before or after AWS carries out the request.
+ * - `wait`: AWS carries out the request after that many milliseconds, and responds.
  * - a promise: AWS carries out the request once the promise is resolved.
  */
-export type Fault = (typeof FAULTS)[number] | Promise<unknown>;
+export type Fault = (typeof FAULTS)[number] | `wait ${number}` | Promise<unknown>;
 export const FAULTS = [
   'refuse',
   'hang',
@@ -55,6 +56,10 @@ interface RecordedCall extends Call {
   /** Whether the function has received a response. Undefined until that is decided. */
   isAnswered: boolean | undefined;
 }
+
+/** Whether the function still gets a response in time, unless AWS is slow too. */
+export const isWait = (fault: Fault | undefined): fault is `wait ${number}` =>
+  typeof fault === 'string' && fault.startsWith('wait ');
 
 /** How long `delay` holds a request: longer than the SDK waits for a response (src/aws.ts). */
 const DELAY_MS = 3000;
@@ -112,6 +117,7 @@ export async function startFaultProxy(endpoint: string, faultOf: (call: Call) =>
     if (fault === 'kill before') return void kill();
     if (fault === 'delay') await sleep(DELAY_MS);
     if (typeof fault === 'object') await fault;
+    if (isWait(fault)) await sleep(Number(fault.split(' ')[1]));
     const [response, second] = await Promise.all([pass(), fault === 'twice' ? pass() : undefined]);
     if (fault === 'kill after') kill();
     else if (fault === 'lose') outgoing.destroy();

@@ -5,7 +5,7 @@ import { SQS } from '@aws-sdk/client-sqs';
 import { clientOptions, startEmulator } from '../../scripts/local/emulator.ts';
 import { CLOCK_SKEW_SECONDS, SUBMIT_SECONDS } from '../../src/job.ts';
 import { type Answer, AWS_FAILED, requestOnce, sleep } from './deployment.ts';
-import { type Call, type Fault, startFaultProxy, textAt } from './faultProxy.ts';
+import { type Call, type Fault, isWait, startFaultProxy, textAt } from './faultProxy.ts';
 import { limiter, startWatcher } from './jobWatcher.ts';
 import { type StageAction, startStageRecorder } from './stageRecorder.ts';
 import { deployTestStack } from './testStack.ts';
@@ -146,7 +146,9 @@ export async function startWorld(closers: (() => unknown)[]) {
      */
     slownessOf: async (name: string): Promise<string[]> => {
       const calls = callsOf(name).filter(({ caller }) => caller !== 'getJob');
-      const slow = calls.filter(({ fault, isAnswered }) => fault === undefined && isAnswered === false);
+      const slow = calls.filter(
+        ({ fault, isAnswered }) => (fault === undefined || isWait(fault)) && isAnswered === false,
+      );
       const groups = [...Map.groupBy(calls, ({ operation, number }) => `${operation} ${number}`)];
       const lost = groups.filter(([, [first]]) => first?.tryNumber !== 1);
       const planned = groups.filter(([, tries]) =>

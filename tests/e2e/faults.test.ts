@@ -353,7 +353,7 @@ jobScenario('a claim is a little slow, and a stage then takes too long', 'a log 
   ...endsJob('second', 'work 60000'),
   plan: {
     ...stageActs('second', 'work 60000'),
-    fault: ({ operation, number }) => (operation === 'claim' && number === 1 ? sleep(ROOM_MS / 3) : undefined),
+    fault: ({ operation, number }) => (operation === 'claim' && number === 1 ? `wait ${ROOM_MS / 3}` : undefined),
   },
 });
 
@@ -362,7 +362,7 @@ const claimIsSlow = (attempt: number): Plan => ({
   fault: ({ operation, number, tryNumber }) => {
     if (operation !== 'claim' || number !== attempt) return undefined;
     // The SDK gives up on the first try after 2 s.
-    return tryNumber === 1 ? 'hang' : sleep(Math.max(0, ROOM_MS - 1500));
+    return tryNumber === 1 ? 'hang' : `wait ${Math.max(0, ROOM_MS - 1500)}`;
   },
 });
 
