@@ -197,7 +197,10 @@ function failureOf({ project, options }: (typeof suites)[number]): string | unde
   });
   if (status === 0) return undefined;
   const violation = project === 'model' ? /Cause:\s+(.*)/.exec(stderr)?.[1] : undefined;
-  return `${project}: ${violation ?? /● (?!Console)(.*)/.exec(stderr)?.[1] ?? 'does not run'}`;
+  const failure = violation ?? /● (?!Console)(.*)/.exec(stderr)?.[1];
+  // A mutant is caught only by a test that fails, not by tests that cannot start.
+  if (failure === undefined) throw new Error(`The tests do not run:\n${stderr}`);
+  return `${project}: ${failure}`;
 }
 
 /** The first failure in all suites, or undefined if all pass. */

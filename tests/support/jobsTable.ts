@@ -25,15 +25,10 @@ export async function startJobsTable(): Promise<JobsTable> {
   const name = 'JobsTable';
   const server = dynalite({ createTableMs: 0 });
   const endpoint = `http://127.0.0.1:${await listen(server)}`;
-  const open = () =>
-    new DynamoDBClient({
-      endpoint,
-      region: 'us-east-1',
-      credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
-    });
+  const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
   const clients: DynamoDBClient[] = [];
   const connect = (wire?: Wire) => {
-    const client = open();
+    const client = new DynamoDBClient({ endpoint, region: 'us-east-1', credentials });
     clients.push(client);
     if (wire !== undefined) {
       client.middlewareStack.add(
