@@ -2,18 +2,21 @@
  * A load test of a deployed API. Jobs are submitted at random times (an open loop: a slow API does not slow them
  * down), or all at once, and each is followed with client/jobs.ts until it ends.
  */
+import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type JobsError, submitJob, waitForJob } from '../../client/jobs.ts';
 import { localhostFetch } from '../aws/localhostFetch.ts';
 
-const USAGE = `Usage: npm run load -- URL [--rate 1] [--seconds 60] [--burst JOBS]
-Submits jobs at random times, which are the same in each run: on average --rate a second for --seconds. Or submits
---burst jobs at once. Follows each until it ends, for at most 10 minutes. Refused requests are repeated as
+const USAGE = `Usage: npm run load -- URL [--rate 1] [--seconds 60] [--seed NUMBER] [--burst JOBS]
+Submits jobs at random times, on average --rate a second for --seconds; the same --seed gives the same times. Or
+submits --burst jobs at once. Follows each until it ends, for at most 10 minutes. Refused requests are repeated as
 openapi.yaml allows.
 Exit code 1 if a job was not accepted within 10 minutes, or was lost: unknown to the API, or not ended by then.`;
 
 const LIMIT_SECONDS = 600;
+/** Seeds are smaller than this prime number. */
+const SEEDS = 2 ** 31 - 1;
 
 /** Counts the requests of one kind. */
 class Requests {
@@ -67,6 +70,7 @@ function readArguments(): { url: string; arrivals: number[] } {
     options: {
       rate: { type: 'string', default: '1' },
       seconds: { type: 'string', default: '60' },
+      seed: { type: 'string', default: String(randomInt(1, SEEDS)) },
       burst: { type: 'string', default: '0' },
     },
   });
@@ -78,20 +82,23 @@ function readArguments(): { url: string; arrivals: number[] } {
     return value;
   };
   const burst = number('burst', 0, 10_000);
+  const seed = Math.floor(number('seed', 1, SEEDS - 1));
   const arrivals =
-    burst > 0 ? new Array<number>(burst).fill(0) : randomTimes(number('rate', 0.01, 1000), number('seconds', 1, 3600));
-  console.log(`${arrivals.length} jobs ${burst > 0 ? 'at once' : 'at random times'}, to ${url}`);
+    burst > 0
+      ? new Array<number>(burst).fill(0)
+      : randomTimes(number('rate', 0.01, 1000), number('seconds', 1, 3600), seed);
+  console.log(`${arrivals.length} jobs ${burst > 0 ? 'at once' : `at random times (--seed ${seed})`}, to ${url}`);
   return { url, arrivals };
 }
 
-/** Random times with independent, exponentially distributed gaps (a Poisson process); the same ones in each run. */
-function randomTimes(rate: number, seconds: number): number[] {
+/** Random times with independent, exponentially distributed gaps (a Poisson process). */
+function randomTimes(rate: number, seconds: number, seed: number): number[] {
   const times: number[] = [];
   // The generator of Park and Miller.
-  let state = 6_000_018;
+  let state = seed;
   const gap = () => {
-    state = (state * 48_271) % (2 ** 31 - 1);
-    return -Math.log(state / (2 ** 31 - 1)) / rate;
+    state = (state * 48_271) % SEEDS;
+    return -Math.log(state / SEEDS) / rate;
   };
   for (let time = gap(); time < seconds; time += gap()) times.push(time);
   return times;
