@@ -185,7 +185,8 @@ async function deleteStack({ StackName: name = '', StackId: id = name }: Stack):
   try {
     await waitUntilStackDeleteComplete({ client, ...limits }, { StackName: id });
   } catch (error) {
-    const message = `The stack ${name} could not be deleted within 15 minutes. Remove the cause, then run this again:`;
+    const limit = error instanceof Error && error.name === 'TimeoutError' ? ' within 15 minutes' : '';
+    const message = `The stack ${name} could not be deleted${limit}. Remove the cause, then run this again:`;
     throw new Error([message, ...(await events(id, 'DELETE_FAILED', started))].join('\n  '), { cause: error });
   }
   console.log(`  done (${Math.round((Date.now() - started) / 1000)} s)`);
