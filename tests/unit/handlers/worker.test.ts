@@ -125,15 +125,15 @@ test.each([undefined, null, 'id', 5, {}, { jobId: 5 }, { jobid: JOB_ID }, [JOB_I
  * Handles an event. Returns what had happened when the process was ended, or undefined if it was not, and the timer
  * of the wait for the stage.
  */
-async function run(stage: Stage, leftMs = 4400, onWait = () => {}) {
+async function run(stage: Stage, leftMs = 4400, onWait?: () => void) {
   let state: { writes: number; log: string } | undefined;
   const timers: { milliseconds: number; isStopped: boolean }[] = [];
   await work({ jobId: JOB_ID }, stage, {
     context: contextWith(30_000, 30_000, 30_000, leftMs),
     startTimer(milliseconds, onTime) {
       const timer = { milliseconds, isStopped: false };
-      if (timers.push(timer) === 2) onWait();
-      const immediate = setImmediate(onTime);
+      const isWaiting = timers.push(timer) === 2;
+      const immediate = setImmediate((isWaiting && onWait) || onTime);
       return () => {
         timer.isStopped = true;
         clearImmediate(immediate);
