@@ -4,12 +4,13 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { DynamoDBClient, ListTablesCommand } from '@aws-sdk/client-dynamodb';
+import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { backendServer } from '../../scripts/local/backendServer.ts';
 import { createTable } from '../../scripts/local/jobsTable.ts';
-import { workerStarter } from '../../src/aws.ts';
 import { listen } from '../support/listen.ts';
 
+const OPTIONS = { region: 'us-east-1', credentials: { accessKeyId: 'test', secretAccessKey: 'test' } };
 const PATH = '/2015-03-31/functions/WorkerFunction/invocations';
 const JOB_ID = '3f1c9a52-7d84-4b6e-9a1f-0c2d5e8b7a64';
 const COMMAND = `To run job ${JOB_ID}:\n  echo '{"jobId":"${JOB_ID}"}' | sam local invoke WorkerFunction --event -`;
@@ -24,7 +25,6 @@ beforeEach(() => {
 afterEach(() => {
   for (const server of servers) server.close().closeAllConnections();
   servers = [];
-  delete process.env['AWS_ENDPOINT_URL'];
 });
 
 async function start(server: Server): Promise<string> {
@@ -57,13 +57,15 @@ async function untilPrinted(): Promise<string> {
 
 test('an event for the worker goes to sam local start-lambda', async () => {
   const received: object[] = [];
-  process.env['AWS_ENDPOINT_URL'] = await startBackend(async (request, response) => {
+  const endpoint = await startBackend(async (request, response) => {
     const body = Buffer.concat(await request.toArray()).toString();
     received.push({ url: request.url, type: request.headers['x-amz-invocation-type'], body });
     response.writeHead(202).end();
   });
 
-  await workerStarter('WorkerFunction')(JOB_ID);
+  const client = new LambdaClient({ endpoint, ...OPTIONS });
+  const Payload = JSON.stringify({ jobId: JOB_ID });
+  await client.send(new InvokeCommand({ FunctionName: 'WorkerFunction', InvocationType: 'Event', Payload }));
 
   expect(await untilPrinted()).toBe(`Job ${JOB_ID} was sent to sam local start-lambda`);
   expect(received).toEqual([{ url: PATH, type: 'Event', body: `{"jobId":"${JOB_ID}"}` }]);
@@ -158,8 +160,7 @@ testOnPosix.each(['SIGINT', 'SIGTERM'] as const)(
 
 test('every other request goes to DynamoDB', async () => {
   const endpoint = await startBackendAlone();
-  const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
-  const client = new DynamoDBClient({ endpoint, region: 'us-east-1', credentials });
+  const client = new DynamoDBClient({ endpoint, ...OPTIONS });
 
   await createTable(client, 'JobsTable');
 
