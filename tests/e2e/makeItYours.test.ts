@@ -55,7 +55,7 @@ function restoreSample(): void {
       .replace(/^export const stages[^;]*;/m, list),
   );
   edit('template.yaml', (source) =>
-    source.replace(/(WORKER_TIMEOUT_SECONDS: .*\n)(?: {10}.*\n)*( {6}EventInvokeConfig)/, '$1$2'),
+    source.replace(/(Variables:\n)(?: {10}.*\n)*( {10}WORKER_TIMEOUT_SECONDS: .*\n {6}\w)/, '$1$2'),
   );
 }
 
