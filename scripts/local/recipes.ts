@@ -1,14 +1,19 @@
 /** Tests the patches in recipes/, each applied to a copy of the project, or renews them. Run by recipes.sh. */
 import { execFile } from 'node:child_process';
-import { appendFileSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { copyProject } from './copyProject.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
-/** These can all be applied to one project, in this order. */
-const TOGETHER = ['cognito', 'queue', 'cancel', 'input', 'notify'];
+/** Recipes that can all be applied to one project, in this order. */
+const TOGETHER = [
+  ['cognito', 'queue', 'cancel', 'input', 'queue-notify'],
+  ['cognito', 'cancel', 'input', 'notify'],
+];
+/** The recipe on which another one is based. */
+const BASES: Readonly<Record<string, string>> = { 'queue-notify': 'queue' };
 const DIFF = ['diff', '--cached', '--full-index', '--binary'];
 
 const { values, positionals } = parseArgs({ options: { refresh: { type: 'boolean' } }, allowPositionals: true });
@@ -20,11 +25,15 @@ let failed = 0;
 if (values.refresh) {
   for (const recipe of positionals.length > 0 ? positionals : recipes) await refresh(recipe);
 } else {
-  const sets = positionals.length > 0 ? [positionals] : [...recipes.map((recipe) => [recipe]), TOGETHER];
+  const sets = positionals.length > 0 ? [positionals] : [...recipes.map(withBase), ...TOGETHER];
   for (const set of sets) await testTogether(set);
   console.log(`${passed} passed, ${failed} failed`);
 }
 process.exitCode = failed === 0 ? 0 : 1;
+
+function withBase(recipe: string): string[] {
+  return [BASES[recipe], recipe].filter((name) => name !== undefined);
+}
 
 /** Applies these recipes to a copy of the project, and runs the copy's checks and the recipes' end-to-end tests. */
 async function testTogether(set: readonly string[]): Promise<void> {
@@ -34,6 +43,8 @@ async function testTogether(set: readonly string[]): Promise<void> {
   // One alone as a reader applies it; several as one does whose project has changed.
   const apply = ['git', 'apply', '--index', ...(set.length > 1 ? ['--3way'] : [])];
   if (await check('apply', ...apply, ...set.map(patchOf))) {
+    // Otherwise scripts would install the packages again, into the project's own folder.
+    utimesSync(join(copy, 'package-lock.json'), 0, 0);
     await check('format and lint', 'biome', 'ci', '--colors=off', '.');
     await check('types', 'npm', 'run', 'test:types');
     await check('dead code', 'knip');
@@ -49,6 +60,11 @@ async function testTogether(set: readonly string[]): Promise<void> {
 /** Makes the patch again, from its three-way merge with the project. */
 async function refresh(recipe: string): Promise<void> {
   const copy = await makeCopy();
+  const base = BASES[recipe];
+  if (base !== undefined) {
+    await run(copy, 'git', ['apply', '--3way', patchOf(base)]);
+    await commit(copy);
+  }
   if (!(await step(`refresh ${recipe}`, copy, ['git', 'apply', '--3way', patchOf(recipe)]))) {
     const save = `git add --all && git ${DIFF.join(' ')} >'${patchOf(recipe)}'`;
     throw new Error(`Resolve the conflicts in ${copy}, and run there: ${save}`);
@@ -66,9 +82,13 @@ async function makeCopy(): Promise<string> {
   // .gitignore ignores only folders of these names, and these are links.
   appendFileSync(join(copy, '.git', 'info', 'exclude'), 'node_modules\n.tools\n');
   await run(copy, 'git', ['add', '--all']);
+  await commit(copy);
+  return copy;
+}
+
+async function commit(copy: string): Promise<void> {
   const author = ['-c', 'user.name=recipes', '-c', 'user.email=recipes@localhost'];
   await run(copy, 'git', [...author, 'commit', '--quiet', '--message', 'The project']);
-  return copy;
 }
 
 /** Runs a command and counts it. Prints its title and time, and its output if it fails. */
