@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tests or renews the patches in recipes/: `npm run recipes`. See --help.
+# Tests or regenerates the patches in recipes/: `npm run recipes`. See --help.
 set -euo pipefail
 # shellcheck source=scripts/local/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/local/install.sh"
 usage 'Usage: npm run recipes [-- [--refresh] [NAME...]]
-Applies each recipe to a copy of the project and tests it there, then all that go together. With names, tests only
-these recipes, applied one after the other to the same copy.
-  --refresh  instead renews the patches after a change of the project, and stops at a conflict' "$@"
+Applies each recipe to a copy of the project and tests it there, then the combinations. With names, tests only these
+recipes, applied in this order to one copy.
+  --refresh  instead regenerates the patches after a change of the project; stops at a conflict' "$@"
 
 need_npm_packages
 need_sam

@@ -1,4 +1,4 @@
-/** Tests the patches in recipes/, each applied to a copy of the project, or renews them. Run by recipes.sh. */
+/** Tests the patches in recipes/, each applied to a copy of the project, or regenerates them. Run by recipes.sh. */
 import { execFile } from 'node:child_process';
 import { appendFileSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -40,7 +40,7 @@ async function testTogether(set: readonly string[]): Promise<void> {
   console.log(set.join(' + '));
   const copy = await makeCopy();
   const check = (title: string, ...command: string[]) => step(title, copy, command);
-  // One alone as a reader applies it; several as one does whose project has changed.
+  // A single patch must apply to the project as it is. Several change the same files, and are merged.
   const apply = ['git', 'apply', '--index', ...(set.length > 1 ? ['--3way'] : [])];
   if (await check('apply', ...apply, ...set.map(patchOf))) {
     // Otherwise scripts would install the packages again, into the project's own folder.
@@ -57,7 +57,7 @@ async function testTogether(set: readonly string[]): Promise<void> {
   rmSync(copy, { recursive: true, force: true });
 }
 
-/** Makes the patch again, from its three-way merge with the project. */
+/** Regenerates a patch from its three-way merge with the project. */
 async function refresh(recipe: string): Promise<void> {
   const copy = await makeCopy();
   const base = BASES[recipe];
