@@ -4,8 +4,8 @@ import { SourceMap } from 'node:module';
 import { basename, join, relative, resolve, sep } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { GetFunctionCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { nodeAt, readTemplate } from '../../tests/support/template.ts';
 import { bundleWith } from '../bundle.ts';
+import { nodeAt, readTemplate } from '../template.ts';
 
 const root = resolve(import.meta.dirname, '..', '..');
 const directory = join(root, '.tools', 'source-maps');
@@ -25,8 +25,7 @@ export async function frameResolver(functionNames: ReadonlyMap<string, string>):
   const maps = new Map<string, SourceMap>();
   for (const [logicalId, functionName] of functionNames) {
     try {
-      const template = readTemplate(join(root, 'template.yaml'));
-      const build = nodeAt(template, 'Resources', logicalId, 'Metadata', 'BuildProperties');
+      const build = nodeAt(readTemplate(), 'Resources', logicalId, 'Metadata', 'BuildProperties');
       // An external map leaves the bundle as it is.
       const file = await bundleWith(build, directory, join(root, 'src'), '--sourcemap=external');
       const { Code } = await new LambdaClient().send(new GetFunctionCommand({ FunctionName: functionName }));

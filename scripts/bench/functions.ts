@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { nodeAt, readTemplate } from '../../tests/support/template.ts';
 import { bundleWith } from '../bundle.ts';
+import { nodeAt, readTemplate } from '../template.ts';
 
 const repository = join(import.meta.dirname, '../..');
 
 /** Builds a function of template.yaml twice: with the template's build properties, and with SAM's defaults. */
 export async function buildFunction(name: string, directory: string) {
-  const template = readTemplate(join(repository, 'template.yaml'));
+  const template = readTemplate();
   const globals = nodeAt(template, 'Globals', 'Function');
   const resources = Object.values(nodeAt(template, 'Resources'));
   const resource = resources.find((one) => nodeAt(one, 'Properties')['Handler'] === `${name}.handler`);

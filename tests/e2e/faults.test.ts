@@ -9,9 +9,9 @@
  */
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
+import { at, readTemplate } from '../../scripts/template.ts';
 import { MAX_OVERHEAD_MS, RESERVE_MS } from '../../src/attempt.ts';
 import { MAX_ATTEMPTS } from '../../src/job.ts';
-import { at, readTemplate } from '../support/template.ts';
 import { AWS_FAILED, checkEveryAnswer, getJob, requestOnce, sleep, stringField } from './deployment.ts';
 import { FAULTS, textAt } from './faultProxy.ts';
 import {

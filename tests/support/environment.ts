@@ -1,5 +1,5 @@
 // Sets the functions' environment variables from template.yaml before a test loads a handler.
-import { nodeAt, readTemplate } from './template.ts';
+import { nodeAt, readTemplate } from '../../scripts/template.ts';
 
 const template = readTemplate();
 const functions = Object.values(nodeAt(template, 'Resources'));

@@ -2,9 +2,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { TABLE } from '../../scripts/local/jobsTable.ts';
+import { at, nodeAt, readTemplate } from '../../scripts/template.ts';
 import { CALL_BUDGET_MS } from '../../src/aws.ts';
 import { CLOCK_SKEW_SECONDS, MAX_ATTEMPTS, SUBMIT_SECONDS } from '../../src/job.ts';
-import { at, nodeAt, readTemplate } from '../support/template.ts';
 
 const template = readTemplate();
 const properties = (resource: string) => nodeAt(template, 'Resources', resource, 'Properties');

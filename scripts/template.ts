@@ -23,7 +23,8 @@ function plain(node: unknown): unknown {
 }
 
 /** Parses template.yaml and expands the short forms of CloudFormation's functions. */
-export function readTemplate(file = join(__dirname, '../../template.yaml')): Node {
+export function readTemplate(): Node {
+  const file = join(import.meta.dirname, '..', 'template.yaml');
   return nodeOf(parse(readFileSync(file, 'utf8'), { customTags }), 'template.yaml');
 }
 
