@@ -1,6 +1,15 @@
 /** Tests the patches in recipes/, each applied to a copy of the project, or regenerates them. Run by recipes.sh. */
 import { execFile } from 'node:child_process';
-import { appendFileSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
@@ -18,12 +27,14 @@ const DIFF = ['diff', '--cached', '--full-index', '--binary'];
 
 const { values, positionals } = parseArgs({ options: { refresh: { type: 'boolean' } }, allowPositionals: true });
 const recipes = readdirSync(join(root, 'recipes')).flatMap((name) => /^(.+)\.patch$/.exec(name)?.[1] ?? []);
+// A base is regenerated before the recipe that needs it.
+recipes.sort((a, b) => Number(a in BASES) - Number(b in BASES));
 const patchOf = (recipe: string) => join(root, 'recipes', `${recipe}.patch`);
 let passed = 0;
 let failed = 0;
 
 if (values.refresh) {
-  for (const recipe of positionals.length > 0 ? positionals : recipes) await refresh(recipe);
+  for (const recipe of positionals.length > 0 ? positionals : recipes) if (!(await refresh(recipe))) break;
 } else {
   const sets = positionals.length > 0 ? [positionals] : [...recipes.map(withBase), ...TOGETHER];
   for (const set of sets) await testTogether(set);
@@ -57,20 +68,22 @@ async function testTogether(set: readonly string[]): Promise<void> {
   rmSync(copy, { recursive: true, force: true });
 }
 
-/** Regenerates a patch from its three-way merge with the project. */
-async function refresh(recipe: string): Promise<void> {
+/** Regenerates a patch from its three-way merge with the project. Returns false if there is a conflict. */
+async function refresh(recipe: string): Promise<boolean> {
   const copy = await makeCopy();
   const base = BASES[recipe];
   if (base !== undefined) {
-    await run(copy, 'git', ['apply', '--3way', patchOf(base)]);
+    await run(copy, 'git', ['apply', '--index', patchOf(base)]);
     await commit(copy);
   }
   if (!(await step(`refresh ${recipe}`, copy, ['git', 'apply', '--3way', patchOf(recipe)]))) {
     const save = `git add --all && git ${DIFF.join(' ')} >'${patchOf(recipe)}'`;
-    throw new Error(`Resolve the conflicts in ${copy}, and run there: ${save}`);
+    console.error(`Resolve the conflicts in ${copy}, run there: ${save}\nThen start this again`);
+    return false;
   }
   writeFileSync(patchOf(recipe), await run(copy, 'git', DIFF));
   rmSync(copy, { recursive: true, force: true });
+  return true;
 }
 
 /** Returns the folder of a copy of the project: the only commit of a new git repository, with the installed tools. */
@@ -81,6 +94,9 @@ async function makeCopy(): Promise<string> {
   await run(copy, 'git', ['init', '--quiet']);
   // .gitignore ignores only folders of these names, and these are links.
   appendFileSync(join(copy, '.git', 'info', 'exclude'), 'node_modules\n.tools\n');
+  // Three-way merges need the files from which the patches were made.
+  const objects = join(root, '.git', 'objects');
+  if (existsSync(objects)) writeFileSync(join(copy, '.git', 'objects', 'info', 'alternates'), `${objects}\n`);
   await run(copy, 'git', ['add', '--all']);
   await commit(copy);
   return copy;
@@ -113,8 +129,6 @@ async function run(cwd: string, program: string, args: readonly string[]): Promi
   const env = {
     ...process.env,
     PATH: [join(root, 'node_modules', '.bin'), process.env['PATH']].join(delimiter),
-    // Three-way merges need the files from which the patches were made.
-    GIT_ALTERNATE_OBJECT_DIRECTORIES: join(root, '.git', 'objects'),
     // For sam validate.
     AWS_DEFAULT_REGION: 'us-east-1',
     SAM_CLI_TELEMETRY: '0',
