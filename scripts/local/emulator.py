@@ -20,6 +20,8 @@ scratch = os.environ["TMPDIR"]
 
 # Lambda's first try and its two retries: MaximumRetryAttempts in template.yaml.
 MAX_TRIES = 3
+# Before the first and the last retry of a throttled event.
+THROTTLE_WAIT_SECONDS = (1, 300)
 
 
 def end_with_parent():
@@ -47,21 +49,37 @@ def report_functions(lambda_svc, worker_class):
         """An event in Lambda's asynchronous queue. Each try of ministack gets the same object."""
 
         tries = 0
+        expires_at = 0
 
     queue_event, execute, invoke = lambda_svc.invoke_async_with_retry, lambda_svc._execute_function, worker_class.invoke
 
     def reported_queue_event(func, event):
-        queue_event(func, QueuedEvent(event) if isinstance(event, dict) else event)
+        if isinstance(event, dict) and "jobId" in event:
+            event = QueuedEvent(event)
+            event.expires_at = time.time() + func["event_invoke_configs"]["$LATEST"]["MaximumEventAgeInSeconds"]
+        queue_event(func, event)
+
+    def report_retry(func, event, wait):
+        at = int((time.time() + wait) * 1000)
+        report("retry", func["config"]["FunctionName"], jobId=event["jobId"], at=at)
 
     def reported_execute(func, event):
         result = execute(func, event)
-        if isinstance(event, QueuedEvent) and "jobId" in event and result.get("error"):
+        if not isinstance(event, QueuedEvent):
+            return result
+        # Lambda repeats a throttled try until the event is too old. For ministack it would be a failed try.
+        wait, longest = THROTTLE_WAIT_SECONDS
+        while result.get("throttle") and time.time() + wait < event.expires_at:
+            report_retry(func, event, wait)
+            time.sleep(wait)
+            wait = min(2 * wait, longest)
+            result = execute(func, event)
+        if result.get("error"):
             event.tries += 1
             if event.tries < MAX_TRIES:
                 # invoke_async_with_retry, which called this, now waits for as long.
                 wait = lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS * 2 ** (event.tries - 1)
-                at = time.time() + min(wait, lambda_svc._LAMBDA_ASYNC_RETRY_MAX_SECONDS)
-                report("retry", func["config"]["FunctionName"], jobId=event["jobId"], at=int(at * 1000))
+                report_retry(func, event, min(wait, lambda_svc._LAMBDA_ASYNC_RETRY_MAX_SECONDS))
         return result
 
     def reported_invoke(self, event, request_id, **options):
