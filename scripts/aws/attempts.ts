@@ -13,7 +13,7 @@ export function withOutcomes(entries: readonly LogEntry[]): LogEntry[] {
   for (const [index, start] of starts.entries()) {
     const next = starts[index + 1];
     const requestId = String(start.fields.get('function_request_id'));
-    // On AWS, all attempts at a job have the same request id.
+    // Attempts that Lambda's own retries start have the same request id on AWS.
     const lines = entries
       .slice(entries.indexOf(start), next && entries.indexOf(next))
       .filter(({ message }) => message.includes(requestId));
