@@ -22,6 +22,7 @@ scratch = os.environ["TMPDIR"]
 MAX_TRIES = 3
 # Before the first and the last retry of a throttled event.
 THROTTLE_WAIT_SECONDS = (1, 300)
+DEFAULT_MAX_AGE_SECONDS = 21600
 
 
 def end_with_parent():
@@ -49,14 +50,14 @@ def report_functions(lambda_svc, worker_class):
         """An event in Lambda's asynchronous queue. Each try of ministack gets the same object."""
 
         tries = 0
-        expires_at = 0
 
     queue_event, execute, invoke = lambda_svc.invoke_async_with_retry, lambda_svc._execute_function, worker_class.invoke
 
     def reported_queue_event(func, event):
         if isinstance(event, dict) and "jobId" in event:
+            config = (func.get("event_invoke_configs") or {}).get("$LATEST", {})
             event = QueuedEvent(event)
-            event.expires_at = time.time() + func["event_invoke_configs"]["$LATEST"]["MaximumEventAgeInSeconds"]
+            event.expires_at = time.time() + config.get("MaximumEventAgeInSeconds", DEFAULT_MAX_AGE_SECONDS)
         queue_event(func, event)
 
     def report_retry(func, event, wait):
